@@ -1,0 +1,132 @@
+"""The dispatch partition, read by a thread of its own, so that the agent's loop can wait for all.
+
+Only this thread touches the Kafka reader. What it reads waits in a queue and wakes the loop. The
+offset is never guessed: a reader that is out of range says so and reads on only after a seek.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from infra.kafka import KafkaUnavailable, OffsetOutOfRange, Reader
+from schemas.codec import MalformedRecord, UnknownSchema, decode
+from schemas.dispatch import Dispatch
+from schemas.ids import partition_of
+from schemas.topics import DISPATCH
+from workers.messages import DispatchLost, DispatchRead, Positioned
+
+POLL_S = 0.2
+PAUSE_S = 0.5
+CLOSE_S = 2.0
+
+_log = structlog.get_logger("agent")
+
+
+@dataclass(frozen=True, slots=True)
+class InboxBroken:
+    """The thread ended by a bug."""
+
+    error: BaseException
+
+
+Letter = DispatchRead | DispatchLost | Positioned | InboxBroken
+
+
+class Inbox:
+    """One node's dispatches. `wake` is called from the thread when something has come."""
+
+    def __init__(self, reader: Reader, node: str, wake: Callable[[], None]) -> None:
+        self._reader = reader
+        self._node = node
+        self._place = (DISPATCH.name, partition_of(node, DISPATCH.partitions))
+        self._wake = wake
+        self._letters: deque[Letter] = deque()
+        self._seek_asked = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dispatch-inbox", daemon=True)
+        self._thread.start()
+
+    def seek_end(self) -> None:
+        """Read from the partition's end on; `Positioned` comes once that is so."""
+        self._seek_asked.set()
+
+    def take(self) -> list[Letter]:
+        """What has come since the last call."""
+        letters = []
+        while self._letters:
+            letters.append(self._letters.popleft())
+        return letters
+
+    def close(self) -> None:
+        """End the thread and let go of the broker."""
+        self._closing.set()
+        self._seek_asked.set()
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            _log.warning("Kafka does not answer: leaving without closing the dispatch reader")
+        else:
+            self._reader.close()
+
+    def _run(self) -> None:
+        try:
+            is_reading = False
+            while not self._closing.is_set():
+                if not is_reading:
+                    self._seek_asked.wait()
+                is_reading = self._seek() if self._seek_asked.is_set() else self._read()
+        except BaseException as error:  # noqa: BLE001 - the loop raises it in the main thread
+            self._put(InboxBroken(error))
+
+    def _seek(self) -> bool:
+        """Whether the reader now stands at the end; else the seek stays asked for."""
+        if self._closing.is_set():
+            return False
+        try:
+            end = self._reader.end_offset(*self._place)
+            self._reader.assign({self._place: end})
+        except KafkaUnavailable as error:
+            _log.warning("dispatch cannot be read yet", error=str(error))
+            self._closing.wait(PAUSE_S)
+            return False
+        self._seek_asked.clear()
+        self._put(Positioned())
+        return True
+
+    def _read(self) -> bool:
+        """Whether the reader can go on from where it is."""
+        try:
+            messages = self._reader.poll(POLL_S)
+        except OffsetOutOfRange as error:
+            _log.error("dispatch offset out of range", error=str(error))
+            self._put(DispatchLost())
+            return False
+        except KafkaUnavailable as error:
+            _log.warning("dispatch cannot be read", error=str(error))
+            self._closing.wait(PAUSE_S)
+            return True
+        name = self._node.encode()
+        for message in messages:
+            if message.key == name and message.value is not None:
+                self._open(message.offset, message.value)
+        return True
+
+    def _open(self, offset: int, value: bytes) -> None:
+        try:
+            dispatch = decode(value)
+        except (MalformedRecord, UnknownSchema) as error:
+            # Whatever it was is said again: starts and stops are resent until confirmed.
+            _log.error("dispatch refused: it cannot be read", offset=offset, error=str(error))
+            return
+        if isinstance(dispatch, Dispatch):
+            self._put(DispatchRead(dispatch))
+        else:
+            _log.error("dispatch refused: another kind of record", offset=offset)
+
+    def _put(self, letter: Letter) -> None:
+        self._letters.append(letter)
+        self._wake()
