@@ -1,4 +1,4 @@
-"""What travels beside a message: CloudEvents attributes, trace context and our own filters.
+"""What travels beside a message: CloudEvents attributes and trace context.
 
 Headers follow the CloudEvents Kafka binding 1.0, binary mode (`ce_*`, content-type) and W3C
 trace context. They repeat nothing that a reader of the log must trust: the envelope is judged.
@@ -23,8 +23,6 @@ HEADER_NAMES = (
     "ce_causationid",
     "content-type",
     "traceparent",
-    "foldline_epoch",
-    "foldline_seq",
 )
 """Every header we write; one that is not here fails the build."""
 
