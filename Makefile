@@ -60,6 +60,26 @@ test: $(STAMP) ## Everything: the fast checks, then contract, integration and en
 	then echo "make test: PASSED"; \
 	else echo "make test: FAILED (the first failure is above)"; exit 1; fi
 
+SEEDS ?= 2000
+FIRST_SEED ?= 1
+HOURS ?= 8
+.PHONY: sim
+sim: $(STAMP) ## Simulate the whole system: SEED=7 replays one run, SEEDS=2000 FIRST_SEED=1 runs many
+ifdef SEED
+	@$(BIN)/python -m tests.simulation --seed $(SEED)
+else
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first-seed $(FIRST_SEED)
+endif
+
+.PHONY: sim-long
+sim-long: $(STAMP) ## The same for HOURS=8, from a seed that no run had before
+	@$(BIN)/python -m tests.simulation --hours $(HOURS)
+
+MINUTES ?= 5
+.PHONY: chaos
+chaos: $(STAMP) ## Break the real stack at random for MINUTES=5 while jobs flow, and check everything
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(CHAOS_ARGS)
+
 .PHONY: bench
 bench: $(STAMP) ## Measure this machine; the figures of the README come from here
 	@$(BIN)/python -m bench
@@ -73,7 +93,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 .PHONY: lock
 lock: $(STAMP) ## Resolve pyproject.toml into the two hash-locked requirement files
 	@$(COMPILE) --all-extras --output-file requirements-dev.txt pyproject.toml
-	@$(COMPILE) --extra api --extra follower --extra projection --extra local --extra demo \
+	@$(COMPILE) --extra api --extra follower --extra projection --extra edge --extra local --extra demo \
 		--constraint requirements-dev.txt --output-file requirements.txt pyproject.toml
 
 .PHONY: clean

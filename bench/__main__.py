@@ -6,7 +6,17 @@ import ast
 from pathlib import Path
 
 NO_BENCHES = frozenset(
-    {"__init__", "__main__", "figures", "load", "machine", "paper_node", "watch"}
+    {
+        "__init__",
+        "__main__",
+        "deep_log",
+        "engine_processes",
+        "figures",
+        "load",
+        "machine",
+        "paper_node",
+        "watch",
+    }
 )
 
 

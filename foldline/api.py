@@ -15,17 +15,30 @@ from contextlib import AsyncExitStack, contextmanager
 import uvicorn
 
 from foldline.known_jobs import ViewKnownJobs, pending_jobs
+from foldline.known_letters import ViewAdmission, ViewKnownLetters
+from foldline.view_watch import watch_views
 from infra.http import routes as beside
 from infra.http.app import Application, finish, new_app
 from infra.kafka import shard_count
-from infra.settings import ApiSettings, KafkaSettings, PostgresSettings, RedisSettings
+from infra.settings import (
+    AdmissionSettings,
+    ApiSettings,
+    KafkaSettings,
+    PostgresSettings,
+    RedisSettings,
+    load,
+)
 from ingest import app as ingest_app
 from ingest import routes as writes
 from ingest.app import Ingest
+from ingest.dlq import routes as dlq_writes
 from ingest.kafka_sink import KafkaCommandSink
 from projections import app as read_app
 from projections import routes as reads
 from projections.app import ReadSide
+from projections.dlq import routes as dlq_reads
+from projections.dlq.queries import LetterQueries
+from projections.dlq.reads import ViewLetters
 from projections.explain_client import FollowerClient
 from projections.health import StackHealth
 from projections.hot_read import HotReader
@@ -49,6 +62,7 @@ folded from it.
 
 TAGS = (
     {"name": "jobs", "description": "Submit, watch, explain, cancel"},
+    {"name": "dead letters", "description": "Failed for good: look, run again, purge"},
     {"name": "queues", "description": "Where jobs wait"},
     {"name": "clusters", "description": "Pools of nodes"},
     {"name": "commands", "description": "What became of writes"},
@@ -63,6 +77,8 @@ def build_app() -> Application:
     app = new_app("Foldline", DESCRIPTION, TAGS)
     app.include_router(writes.router)
     app.include_router(reads.router)
+    app.include_router(dlq_writes.router)
+    app.include_router(dlq_reads.router)
     app.include_router(reads.health_router, prefix=reads.PREFIX)
     app.include_router(reads.health_router, include_in_schema=False)
     app.include_router(beside.metrics_router)
@@ -96,10 +112,17 @@ async def serve_api(
         stack.callback(health.close)
         views = ViewReads(queries, hot, shards)
         stack.callback(views.close)
-        ingest = Ingest(sink, ViewKnownJobs(queries, views, shards, api.min_position_wait_s))
+        letters = LetterQueries(queries)
+        ingest = Ingest(
+            sink=sink,
+            known=ViewKnownJobs(queries, views, shards, api.min_position_wait_s),
+            letters=ViewKnownLetters(letters),
+            admission=ViewAdmission(hot, load(AdmissionSettings)),
+        )
         logs = KafkaJobLogs(kafka.bootstrap)
         read_side = ReadSide(
             reads=views,
+            letters=ViewLetters(letters),
             pending=pending_jobs(ingest.recent),
             logs=logs,
             explainer=follower,
@@ -110,6 +133,7 @@ async def serve_api(
         )
         app = build_app()
         hold(app, ingest, read_side)
+        stack.callback(asyncio.create_task(watch_views(health, letters)).cancel)
         await _serve(app, api, logs.stop)
 
 

@@ -72,8 +72,8 @@ def _with_id(item: object, ids: Mapping[str, str]) -> object:
 
 def body_of(command: Sequence[str], options: JobOptions) -> Body:
     """The body of one job that runs `command`."""
-    resources = _given({"cpu": options.cpu, "memory": options.memory, "gpu": options.gpu})
-    body = _given(
+    resources = given({"cpu": options.cpu, "memory": options.memory, "gpu": options.gpu})
+    body = given(
         {
             "job_type": options.job_type,
             "name": options.name,
@@ -81,7 +81,7 @@ def body_of(command: Sequence[str], options: JobOptions) -> Body:
             "queue": options.queue,
             "priority": options.priority,
             "command": list(command),
-            "env": dict(_variable(pair) for pair in options.env or ()) or None,
+            "env": dict(variable(pair) for pair in options.env or ()) or None,
             "resources": resources or None,
             "timeout_seconds": options.timeout,
         }
@@ -93,12 +93,14 @@ def body_of(command: Sequence[str], options: JobOptions) -> Body:
     return body
 
 
-def _variable(pair: str) -> tuple[str, str]:
+def variable(pair: str) -> tuple[str, str]:
+    """Name and value of `--env NAME=VALUE`. Raises `BadFile`."""
     name, equals, value = pair.partition("=")
     if not name or not equals:
         raise BadFile(f"--env {pair}: write it as NAME=VALUE")
     return name, value
 
 
-def _given(values: Mapping[str, Any]) -> Body:
+def given(values: Mapping[str, Any]) -> Body:
+    """What of these was said at all."""
     return {name: value for name, value in values.items() if value is not None}

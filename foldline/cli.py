@@ -1,6 +1,6 @@
 """The command line `foldline`: what a person or a script types. Reads options, calls one function.
 
-Commands live in `job_commands.py`, `cluster_commands.py` and `stack_commands.py`; how failures are
+Commands live in `job_commands.py`, `letter_commands.py`, `cluster_commands.py` and `stack_commands.py`; how failures are
 told and which exit code they have is in `session.py`.
 """
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from foldline import cluster_commands, job_commands, stack_commands
+from foldline import cluster_commands, job_commands, letter_commands, stack_commands
 from foldline.session import EXIT_CODES, FoldlineGroup, Session
 
 app = typer.Typer(
@@ -48,7 +48,13 @@ for _command in (
     job_commands.why,
 ):
     app.command(rich_help_panel=JOBS)(_command)
-for _command in (cluster_commands.queues, cluster_commands.nodes, cluster_commands.apply):
+app.add_typer(letter_commands.dlq, name="dlq", rich_help_panel=JOBS)
+for _command in (
+    cluster_commands.queues,
+    cluster_commands.nodes,
+    cluster_commands.apply,
+    letter_commands.retries,
+):
     app.command(rich_help_panel=PLACES)(_command)
 for _command in (
     stack_commands.dev,

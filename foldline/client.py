@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from infra.http.errors import ErrorBody
 from ingest.answers import CommandAccepted, JobAccepted
+from ingest.dlq.answers import PurgeAnswer, RedriveAnswer
 from projections.answers import (
     ClusterAnswer,
     ClusterList,
@@ -34,6 +35,7 @@ from projections.answers import (
     QueueAnswer,
     QueueList,
 )
+from projections.dlq.answers import LetterAnswer, LetterGroups, LetterList
 from schemas.terms import ENDED_STATES, JobState
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -216,6 +218,30 @@ class Client:
     def put_cluster(self, name: str, body: Mapping[str, Any]) -> CommandAccepted:
         """Create a cluster or change it."""
         return self._ask(CommandAccepted, "PUT", f"/clusters/{name}", json=dict(body))
+
+    def letters(self, **filters: Any) -> LetterList:
+        """A page of dead letters: `fingerprint`, `failure`, `queue`, `state`, `since`, `cursor`, …"""
+        return self._ask(LetterList, "GET", "/dlq/", params=filters)
+
+    def letter_groups(self, **filters: Any) -> LetterGroups:
+        """Dead letters by what they look like, the most frequent first."""
+        return self._ask(LetterGroups, "GET", "/dlq/groups", params=filters)
+
+    def letter(self, letter_id: str, *, min_position: str = "") -> LetterAnswer:
+        """One dead letter in full."""
+        params = _position(min_position)
+        return self._ask(LetterAnswer, "GET", f"/dlq/{letter_id}", params=params)
+
+    def redrive(self, body: Mapping[str, Any]) -> RedriveAnswer:
+        """Run dead letters again: `ids` or `filter`, and `changes`. Follow `next_cursor`.
+
+        Repeating it is safe: a letter with the same changes is the same job.
+        """
+        return self._ask(RedriveAnswer, "POST", "/dlq/redrive", json=dict(body))
+
+    def purge(self, body: Mapping[str, Any]) -> PurgeAnswer:
+        """Say of dead letters, by `ids` or `filter`, that they were dealt with."""
+        return self._ask(PurgeAnswer, "POST", "/dlq/purge", json=dict(body))
 
     def metrics(self) -> MetricsAnswer:
         """The installation in figures."""

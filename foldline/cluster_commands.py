@@ -64,7 +64,11 @@ def _kind(file: str, body: Body) -> str:
 def _put(client: Client, kind: str, body: Body) -> CommandAnswer:
     rest = {key: value for key, value in body.items() if key not in ("kind", "name")}
     put = client.put_cluster if kind == "Cluster" else client.put_queue
-    position = put(body["name"], rest).position
+    return decided(client, put(body["name"], rest).position)
+
+
+def decided(client: Client, position: str) -> CommandAnswer:
+    """What became of a command, waiting a while for the shard's owner to come to it."""
     deadline = time.monotonic() + DECIDED_WITHIN_S
     while True:
         outcome = client.command(position)

@@ -56,7 +56,8 @@ DRAIN_S = 5.0
 TEND_S = 0.2
 MIB = 1024 * 1024
 READY_FILE = "ready"
-PARTS = ("engine", "follower", "audit", "hot", "relay")
+PARTS = ("follower", "audit", "hot", "relay")
+"""What there is one of, beside engines, agents and the API."""
 FAILURES = (
     DatabaseUnavailable,
     JarsUnavailable,
@@ -178,13 +179,18 @@ def _start_parts(supervisor: Supervisor, agents: int) -> None:
     ensure_topics(addresses.bootstrap, settings.shards, load(KafkaSettings).replication)
     migrate(addresses.dsn)
     supervisor.progress("topics", f"{settings.shards} shards; tables are up to date")
+    for number in range(1, settings.engines + 1):
+        supervisor.start_part(Part("engine" if number == 1 else f"engine-{number}", "engine"))
     for name in PARTS:
         supervisor.start_part(Part(name, name))
+    if settings.edge:
+        supervisor.start_part(Part("edge", "edge"))
     for number in range(1, agents + 1):
         told = _agent_environment(settings, number, agents)
         supervisor.start_part(Part(f"agent-{number}", "agent", told))
     supervisor.start_part(Part("api", "api"))
-    supervisor.progress("parts", f"{', '.join(PARTS)}, {agents} agents, api: started")
+    started = f"{settings.engines} engines, {', '.join(PARTS)}, {agents} agents, api: started"
+    supervisor.progress("parts", started)
 
 
 def _wait_ready(supervisor: Supervisor, stopping: _Stopping) -> None:

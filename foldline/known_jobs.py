@@ -12,16 +12,17 @@ from infra.http.tokens import CommandPlace
 from infra.http.waiting import until_reached, wanted_places
 from ingest.ports import KnowledgeUnavailable, KnownJob
 from ingest.recent import RecentJobs
-from ingest.submit import stored_content, submission_of
+from ingest.submit import UNSET
 from projections.answers import JobAnswer
-from projections.job_answers import JobFacts, JobHistory, job_answer, terms_of_row
+from projections.job_answers import JobFacts, JobHistory, job_answer
 from projections.pipeline import ViewUnavailable
-from projections.queries import Queries, Row
+from projections.queries import Queries
 from projections.read_ports import Pending
 from projections.reads import ViewReads
-from schemas.commands import Submission
 from schemas.digest import JobRow
-from schemas.terms import DEFAULTS_VERSION, FailureClass, JobState
+from schemas.terms import FailureClass, JobState
+from stream_processors.domain.admission import DEFAULT_PRIORITY
+from stream_processors.domain.defaults import fill
 
 FIND_S = 1.0
 """A write does not need to know; it is only kinder to its caller."""
@@ -43,7 +44,7 @@ class ViewKnownJobs:
             row = await asyncio.wait_for(self._queries.job_row(job_id), FIND_S)
         except (ViewUnavailable, TimeoutError) as error:
             raise KnowledgeUnavailable(str(error) or f"no answer within {FIND_S} s") from error
-        return None if row is None else KnownJob(row["pool"], row["state"], _content(row))
+        return None if row is None else KnownJob(row["pool"], row["state"], bytes(row["spec_hash"]))
 
     async def wait_for(self, position: str) -> None:
         """Wait, bounded, until the audit view has consumed this position."""
@@ -59,16 +60,16 @@ def pending_jobs(recent: RecentJobs) -> Pending:
         if job is None or job.place is None:
             return None
         command = job.prepared.command
-        submission = submission_of(command)
+        terms = fill(command.terms)
         row = JobRow(
             job_id=job_id,
             shard=job.place.shard,
             job_no=0,
-            tenant=submission.terms.tenant,
-            pool=submission.terms.pool,
-            queue=submission.terms.queue,
+            tenant=terms.tenant,
+            pool=terms.pool,
+            queue=terms.queue,
             state=JobState.PENDING.value,
-            priority=submission.priority,
+            priority=DEFAULT_PRIORITY if command.priority == UNSET else command.priority,
             attempt=0,
             retries_used=0,
             submitted_at=job.at,
@@ -79,27 +80,11 @@ def pending_jobs(recent: RecentJobs) -> Pending:
             message="",
         )
         facts = JobFacts(row, command.spec.job_type, command.spec.name, None)
-        history = JobHistory(actor=command.actor)
-        return job.place, job_answer(facts, submission.terms, command.spec, history)
+        history = JobHistory(
+            actor=command.actor,
+            causation_id=command.causation_id,
+            redrives=command.redrives or None,
+        )
+        return job.place, job_answer(facts, terms, command.spec, history)
 
     return find
-
-
-def _content(row: Row) -> bytes:
-    """The content of the submission that this job came from; b"" where it cannot be told.
-
-    A job that was filled with another release's defaults says nothing of a new submission.
-    """
-    if row["defaults_version"] != DEFAULTS_VERSION:
-        return b""
-    submission = Submission(
-        terms=terms_of_row(row),
-        idempotency_key="",
-        priority=row["priority"],
-        depends_on=(),
-        key_id=row["key_id"],
-        actor=row["actor"],
-        spec_schema_id=row["spec_schema_id"],
-        spec=bytes(row["spec"]),
-    )
-    return stored_content(submission)

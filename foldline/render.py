@@ -107,15 +107,15 @@ def job_text(job: JobAnswer) -> RenderableType:
         ("priority", str(job.priority)),
         ("command", escape(" ".join(job.command))),
         ("asks for", _wants(job)),
-        ("submitted", _moment(job.submitted_at)),
-        ("started", _moment(job.started_at)),
-        ("ended", _moment(job.ended_at)),
+        ("submitted", moment_text(job.submitted_at)),
+        ("started", moment_text(job.started_at)),
+        ("ended", moment_text(job.ended_at)),
         ("retries", f"{job.retry_count} of {job.retry_policy.max_retries}"),
     ]
     if job.queue_position is not None:
         rows.append(("position", str(job.queue_position)))
     if job.due_at is not None:
-        rows.append(("next attempt", _moment(job.due_at)))
+        rows.append(("next attempt", moment_text(job.due_at)))
     if job.depends_on:
         wanted = ", ".join(f"{item.job_id} ({item.condition})" for item in job.depends_on)
         rows.append(("depends on", wanted))
@@ -134,7 +134,7 @@ def _attempts(job: JobAnswer) -> Table:
                 str(task.task),
                 task.node,
                 ",".join(map(str, task.devices)) or NOTHING,
-                _moment(task.placed_at),
+                moment_text(task.placed_at),
                 between(task.started_at, task.ended_at),
                 NOTHING if task.exit_code is None else str(task.exit_code),
                 escape(why) or NOTHING,
@@ -217,7 +217,8 @@ def _wants(job: JobAnswer) -> str:
     return each if job.tasks == 1 else f"{job.tasks} tasks, each {each}"
 
 
-def _moment(at: datetime | None) -> str:
+def moment_text(at: datetime | None) -> str:
+    """A moment in UTC; "-" where there is none."""
     if at is None:
         return NOTHING
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"

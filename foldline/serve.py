@@ -18,10 +18,13 @@ import structlog
 
 from infra.kafka import shard_count
 from infra.kafka_port import KafkaUnavailable
+from infra.log import OffsetOutOfRange
 from infra.postgres import DatabaseUnavailable
 from infra.settings import (
+    AdmissionSettings,
     AgentSettings,
     ApiSettings,
+    EdgeSettings,
     EngineSettings,
     FollowerSettings,
     KafkaSettings,
@@ -44,6 +47,7 @@ STOPPED_LOUDLY = (
     DatabaseUnavailable,
     KafkaUnavailable,
     LogStopped,
+    OffsetOutOfRange,
     StaleWriter,
     ViewDiverged,
     ViewUnavailable,
@@ -86,7 +90,9 @@ def _engine() -> int:
     from stream_processors.engine_process import EngineProcess
 
     stop = StopFlag()
-    return EngineProcess(load(KafkaSettings), load(EngineSettings)).run(stop)
+    return EngineProcess(load(KafkaSettings), load(EngineSettings), load(AdmissionSettings)).run(
+        stop
+    )
 
 
 def _follower() -> int:
@@ -188,6 +194,13 @@ def _agent() -> int:
     return run_agent(options, kafka.bootstrap, shard_count(kafka.bootstrap))
 
 
+def _edge() -> int:
+    from stream_processors.edge.process import run_edge
+
+    stop = StopFlag()
+    return run_edge(load(KafkaSettings), load(EdgeSettings), stop)
+
+
 def snapshot_finder(bootstrap: str) -> Callable[[int, int | None], Snapshot | None]:
     """Finds a shard's newest snapshot that stands before an offset of its log (None: at all)."""
 
@@ -225,4 +238,5 @@ SERVICES: dict[str, Callable[[], int]] = {
     "relay": _relay,
     "api": _api,
     "agent": _agent,
+    "edge": _edge,
 }

@@ -36,6 +36,7 @@ class Service(StrEnum):
     RELAY = "relay"
     API = "api"
     AGENT = "agent"
+    EDGE = "edge"
 
 
 class ViewName(StrEnum):

@@ -109,7 +109,7 @@ class Supervisor:
             try:
                 server.start()
                 falls.note_start(now)
-            except (PortTaken, ServerFailed) as error:
+            except (OSError, PortTaken, ServerFailed) as error:  # a full disk may be freed
                 self.progress(name, f"{error}; trying again in {falls.note(now):g} s")
 
     def _tend_part(self, child: Child, now: float) -> None:
@@ -122,8 +122,11 @@ class Supervisor:
             log = self.log_path(name)
             self.progress(name, f"{how}; starting again in {pause:g} s (log: {log})")
         if child.falls.is_down and now >= child.falls.due_at:
-            child.process = self._spawn(child.part)
-            child.falls.note_start(now)
+            try:
+                child.process = self._spawn(child.part)
+                child.falls.note_start(now)
+            except OSError as error:  # no process, no room for its log: both may come back
+                self.progress(name, f"{error}; trying again in {child.falls.note(now):g} s")
 
     def stop(self, within_s: float, is_hurried: Callable[[], bool] = lambda: False) -> None:
         """Stop the parts, last started first, each asked and, after `within_s` or in a hurry, killed.

@@ -26,6 +26,7 @@ CHUNK_ROWS = 256
 """Rows packed by one struct."""
 EMPTY = bytes(4)
 SMALLINT_OID = 21
+WORD_MAX = 256
 JSONB_VERSION = b"\x01"
 REPLACEMENT = "\ufffd"
 _LENGTH = Struct(">i")
@@ -150,8 +151,13 @@ def _text(value: str) -> bytes:
     return _bytes(clean_text(value).encode()) if value else EMPTY
 
 
-@lru_cache(maxsize=4096)
 def _word(value: str) -> bytes:
+    """Remembered, unless it is too long for the memory to hold thousands."""
+    return _short_word(value) if len(value) <= WORD_MAX else _text(value)
+
+
+@lru_cache(maxsize=4096)
+def _short_word(value: str) -> bytes:
     return _text(value)
 
 

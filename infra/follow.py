@@ -1,12 +1,15 @@
 """The one reader of a shard's log: applies the counting rule, decodes what counts, and folds it.
 
 Used by everybody who follows a log without owning it: projections, relay, followers, verification,
-and the engine when it must fold anew. Fed with entries in order; answers what counted.
+and the engine when it must fold anew. Fed with entries in order; answers what counted. What must
+not be skipped and cannot be folded stops the reader: `LogStopped` says which shard, which offset,
+what is wrong, and what to do. Bytes and records that do not count are passed over by everyone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -15,11 +18,19 @@ from infra.state_codec import Snapshot
 from schemas.codec import MalformedRecord, UnknownSchema, decode_event
 from schemas.envelope import Claim, Decision
 from schemas.events import Event, JobsForgotten
-from stream_processors.domain.counting import GENESIS, Chain, LogStopped, judge
+from stream_processors.domain.counting import CHANGED, GENESIS, Chain, LogStopped, judge
 from stream_processors.domain.evolve import begin_record, evolve, touched_jobs
 from stream_processors.domain.state import Job, State, initial_state
 
-__all__ = ["CountedRecord", "ShardFollower", "decode_events", "is_anchored", "touched_jobs"]
+__all__ = [
+    "CountedRecord",
+    "ShardFollower",
+    "decode_events",
+    "fold_record",
+    "is_anchored",
+    "naming_the_shard",
+    "touched_jobs",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +64,24 @@ class ShardFollower:
         `before_event` is called with the state right before each event is folded.
         """
         record = read_record(entry.value)
-        self.chain, verdict = judge(self.chain, record, entry.value, entry.offset)
-        if record is None or not verdict.counts:
-            return None
-        if isinstance(record, Claim):
-            return CountedRecord(entry.offset, self.chain, record, (), ())
-        events = decode_events(record, entry.offset)
-        forgotten: list[Job] = []
-        begin_record(self.state, record.seq, record.at)
-        for event in events:
-            if before_event is not None:
-                before_event(self.state, event)
-            if isinstance(event, JobsForgotten):
-                forgotten.extend(self.state.jobs[no] for no in event.job_nos)
-            evolve(self.state, event)
-        return CountedRecord(entry.offset, self.chain, record, events, tuple(forgotten))
+        with naming_the_shard(self.shard):
+            self.chain, verdict = judge(self.chain, record, entry.value, entry.offset)
+            if record is None or not verdict.counts:
+                return None
+            if isinstance(record, Claim):
+                return CountedRecord(entry.offset, self.chain, record, (), ())
+            events = decode_events(record, entry.offset)
+            forgotten = fold_record(self.state, (record, events), entry.offset, before_event)
+            return CountedRecord(entry.offset, self.chain, record, events, forgotten)
+
+
+@contextmanager
+def naming_the_shard(shard: int) -> Iterator[None]:
+    """Whoever is stopped by the log inside learns of which shard it is."""
+    try:
+        yield
+    except LogStopped as error:
+        raise LogStopped(f"shard {shard} stops: {error}") from error
 
 
 def decode_events(record: Decision, offset: int) -> tuple[Event, ...]:
@@ -76,11 +90,46 @@ def decode_events(record: Decision, offset: int) -> tuple[Event, ...]:
     """
     try:
         return tuple(map(decode_event, record.events))
-    except (UnknownSchema, MalformedRecord) as error:
+    except UnknownSchema as error:
         raise LogStopped(
             f"the record at offset {offset} counts but holds an event that this release cannot"
             f" read ({error}): start a newer release"
         ) from error
+    except MalformedRecord as error:
+        raise LogStopped(
+            f"the record at offset {offset} counts but holds an event that is broken ({error}):"
+            f" {CHANGED}"
+        ) from error
+
+
+def fold_record(
+    state: State,
+    decided: tuple[Decision, tuple[Event, ...]],
+    offset: int,
+    before_event: Callable[[State, Event], None] | None = None,
+) -> tuple[Job, ...]:
+    """Fold a decision that counts into the state; answers the jobs that left it, as they were.
+
+    Raises `LogStopped` where an event does not fit the state, which is then not to be used.
+    """
+    record, events = decided
+    forgotten: list[Job] = []
+    event: Event | None = None
+    try:
+        begin_record(state, record.seq, record.at)
+        for event in events:
+            if before_event is not None:
+                before_event(state, event)
+            if isinstance(event, JobsForgotten):
+                forgotten.extend(state.jobs[no] for no in event.job_nos)
+            evolve(state, event)
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        what = "time or seq" if event is None else type(event).__name__
+        raise LogStopped(
+            f"the record at offset {offset} counts but its {what} does not fit"
+            f" what comes before it ({type(error).__name__}: {error}): {CHANGED}"
+        ) from error
+    return tuple(forgotten)
 
 
 def is_anchored(snapshot: Snapshot, entry: Entry | None) -> bool:

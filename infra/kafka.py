@@ -1,9 +1,8 @@
 """Everything that Foldline needs of Kafka: topics, sending, reading, membership, stored positions.
 
-The only file that imports confluent_kafka. Reads and writes whatever topic it is told; decides
-nothing about what a record means. Results, errors and librdkafka's own log lines appear inside
-`poll` (and `flush`, `close`), never on another thread. Operating errors are `KafkaUnavailable` and
-its kin. Settings are in `infra.kafka_settings`.
+The only file that imports confluent_kafka; decides nothing about what a record means. Results,
+errors and librdkafka's own lines appear inside `poll` (and `flush`, `close`), never on another
+thread. Operating errors are `KafkaUnavailable` and its kin. Settings: `infra.kafka_settings`.
 """
 
 from __future__ import annotations
@@ -32,17 +31,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # documented,
 )
 
 from infra import kafka_port, kafka_settings
+from infra.broken_batches import give_up
 from infra.kafka_port import KafkaUnavailable, Message, OffsetOutOfRange, OnResult, Place
 from schemas.topics import LOG, MAX_RECORD_BYTES, TOPICS, Topic
 
-__all__ = [
-    "KafkaUnavailable", "Membership", "Message", "OffsetOutOfRange", "OnResult", "Place", "Reader",
-    "Sender", "commit_group", "committed", "delete_before", "ensure_topics", "shard_count",
-    "wait_ready",
-]  # fmt: skip
+__all__ = ["KafkaUnavailable", "Message", "OffsetOutOfRange", "OnResult", "Place"]
 
-REQUEST_TIMEOUT_S, DELETE_S = 10.0, 2.0
-"""For questions to the broker that are not on anybody's hot path."""
+REQUEST_TIMEOUT_S, DELETE_S = 10.0, 2.0  # for questions that are on nobody's hot path
 
 
 def _settings(bootstrap: str, more: dict[str, Any]) -> dict[str, Any]:
@@ -62,9 +57,8 @@ def _text(error: KafkaError) -> str:
 
 
 def _will_pass(error: Exception) -> bool:
-    """Whether a partition is only between two leaders, as right after its topic was created."""
-    codes = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
-    return isinstance(error, KafkaException) and error.args[0].code() in codes
+    """Whether a partition is only between two leaders, or unknown until metadata comes again."""
+    return isinstance(error, KafkaException) and error.args[0].name() in kafka_port.WILL_PASS
 
 
 def _warn(error: KafkaError | None, *_: object) -> None:
@@ -100,7 +94,8 @@ def ensure_topics(bootstrap: str, shards: int, replication: int = 1) -> None:
     missing = [topic for topic in TOPICS if topic.name not in existing]
     if missing:
         _create(bootstrap, missing, shards, replication)
-    kafka_port.check_topics(_wait_for_leaders(bootstrap), _topic_settings(bootstrap), shards)
+    leaders = kafka_port.wait_led(partial(_leaders, bootstrap), REQUEST_TIMEOUT_S)
+    kafka_port.check_topics(leaders, _topic_settings(bootstrap), shards)
 
 
 def delete_before(bootstrap: str, topic: str, partition: int, offset: int) -> None:
@@ -125,9 +120,8 @@ def committed(bootstrap: str, group: str, places: Sequence[Place]) -> dict[Place
     """The stored next offset of each of these partitions, where there is one."""
     asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
     with _translated(f"cannot read positions of {group}"):
-        answer = _admin(bootstrap).list_consumer_group_offsets([asked])
-        found = answer[group].result().topic_partitions
-    return {(part.topic, part.partition): part.offset for part in found if part.offset >= 0}
+        found = _admin(bootstrap).list_consumer_group_offsets([asked])[group].result()
+    return {(p.topic, p.partition): p.offset for p in found.topic_partitions if p.offset >= 0}
 
 
 def _leaders(bootstrap: str) -> kafka_port.Leaders:
@@ -140,30 +134,19 @@ def _leaders(bootstrap: str) -> kafka_port.Leaders:
 
 def _create(bootstrap: str, topics: list[Topic], shards: int, replication: int) -> None:
     asked = [NewTopic(**kafka_settings.new_topic(topic, shards, replication)) for topic in topics]
-    created = _admin(bootstrap).create_topics(asked)
-    for name, future in created.items():
+    for name, future in _admin(bootstrap).create_topics(asked).items():
         error = future.exception()
         # Another process was faster: its topic is checked like any that was there before.
         if error is not None and error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise KafkaUnavailable(f"cannot create topic {name}: {_text(error.args[0])}") from error
 
 
-def _wait_for_leaders(bootstrap: str) -> kafka_port.Leaders:
-    deadline = monotonic() + REQUEST_TIMEOUT_S
-    while monotonic() < deadline:
-        found = _leaders(bootstrap)
-        if kafka_port.all_led(found):
-            return found
-    raise KafkaUnavailable("the topics have no leaders yet")
-
-
 def _topic_settings(bootstrap: str) -> dict[str, dict[str, str]]:
     asked = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in TOPICS]
     with _translated("cannot read the topics' settings"):
-        answers = _admin(bootstrap).describe_configs(asked)
         return {
             resource.name: {name: entry.value for name, entry in future.result().items()}
-            for resource, future in answers.items()
+            for resource, future in _admin(bootstrap).describe_configs(asked).items()
         }
 
 
@@ -256,7 +239,9 @@ class Reader:
         self._progress = kafka_port.Progress()
         on_error = partial(self._take_error, kafka_port.NOWHERE, -1)
         more = kafka_settings.reader(fetch_wait_ms) | {"error_cb": on_error}
-        self._consumer = Consumer(_settings(bootstrap, more))
+        self._make = partial(Consumer, _settings(bootstrap, more))
+        self._consumer = self._make()
+        self._bootstrap = bootstrap
 
     def assign(self, positions: Mapping[Place, int]) -> None:
         """Read these partitions from these offsets and no others."""
@@ -281,12 +266,15 @@ class Reader:
     def poll(self, timeout_s: float, max_records: int = 10_000) -> list[Message]:
         """What has arrived, at once if anything has; else the first to come within `timeout_s`.
 
-        Lost connections are made again silently. Raises `OffsetOutOfRange`, or `KafkaUnavailable`
-        where waiting would not help, after everything before it was given out.
+        Lost connections are made again silently, and what cannot be unpacked comes as `broken`.
+        Raises `OffsetOutOfRange`, or `KafkaUnavailable` where waiting would not help, after
+        everything before it was given out.
         """
         deadline = monotonic() + timeout_s
         while True:
             self._progress.raise_failure()
+            if self._progress.broken and (lost := give_up(self, self._progress, max_records)):
+                return lost
             first = self._consumer.poll(max(deadline - monotonic(), 0.0))
             if first is None:
                 return []
@@ -327,8 +315,27 @@ class Reader:
     def _watermarks(self, topic: str, partition: int) -> tuple[int, int]:
         asked = TopicPartition(topic, partition)
         ask = partial(self._consumer.get_watermark_offsets, asked, timeout=REQUEST_TIMEOUT_S)
-        with _translated(f"no offsets of {topic}[{partition}]"):
+        with _translated(f"no offsets of {topic}[{partition}]"), kafka_port.or_else(self._renew):
             return kafka_port.insist(ask, _will_pass, REQUEST_TIMEOUT_S)
+
+    def _renew(self) -> None:
+        """The library's client may have lost its brokers for good: another goes on where it stood."""
+        self._consumer.close()
+        self._consumer = self._make()
+        self.assign(self._progress.positions)
+
+    def twin(self) -> Reader:
+        """Another one that reads nothing yet."""
+        return Reader(self._bootstrap)
+
+    def hits(self, place: Place) -> int | None:
+        """The first thing that comes: where a broken batch begins, or None for all else."""
+        raw = self._consumer.poll(REQUEST_TIMEOUT_S)
+        if raw is None:
+            raise KafkaUnavailable(f"no answer of {place[0]}[{place[1]}]")
+        self._take(raw)
+        self._progress.raise_failure()
+        return self._progress.base_of(place)
 
     def _take(self, raw: RawMessage) -> Message | None:
         place: Any = (raw.topic(), raw.partition())
@@ -337,21 +344,12 @@ class Reader:
         if error is not None:
             self._take_error(place, offset, error)
         elif self._progress.admit(place, offset):
-            headers: Any = raw.headers() or []
-            at = raw.timestamp()[1] * 1000
-            return Message(place[0], place[1], offset, raw.key(), raw.value(), headers, at)
+            return kafka_port.message_of(raw)
         return None
 
     def _take_error(self, place: Place, offset: int, error: KafkaError) -> None:
-        code = error.code()
-        if code == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the library's name for it
-            self._progress.reach_end(place, offset)
-        elif code == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - the library's name for it
-            self._progress.fail(place, OffsetOutOfRange, error.str())
-        elif place == kafka_port.NOWHERE and code < 0:  # the library's own: it tries again
-            _warn(error)
-        else:
-            self._progress.fail(place, KafkaUnavailable, _text(error))
+        told = (error.name(), error.str())
+        self._progress.take_error(place, offset, told, own=error.code() < 0)
 
 
 class Membership:

@@ -9,6 +9,7 @@ not read back what it writes. Knows nothing of what a record means.
 from __future__ import annotations
 
 from infra.kafka import KafkaUnavailable, OffsetOutOfRange, Reader, Sender
+from infra.kafka_port import MISSING
 from infra.log import Entry, LogUnavailable, Outcome, RecordTooLarge
 from infra.log import OffsetOutOfRange as LogOffsetOutOfRange
 from schemas.terms import Micros
@@ -66,7 +67,8 @@ class KafkaLog:
         if offset >= self._end:
             self._end = self.end()
         if offset > self._end:
-            raise LogOffsetOutOfRange(f"{self._name()} ends at {self._end}, asked for {offset}")
+            ends = f"{self._name()} ends at {self._end}, asked for {offset}"
+            raise LogOffsetOutOfRange(f"{ends}: {MISSING}")
         if offset == self._end:
             self._fetch_from(None)
             return []
@@ -74,7 +76,7 @@ class KafkaLog:
         try:
             messages = self._reader.poll(READ_WAIT_S, max_records)
         except OffsetOutOfRange as error:
-            raise LogOffsetOutOfRange(f"{self._name()} does not hold {offset}") from error
+            raise LogOffsetOutOfRange(f"{self._name()} lacks {offset}: {MISSING}") from error
         except KafkaUnavailable as error:
             self._fetching_from = None
             raise LogUnavailable(str(error)) from error
@@ -86,10 +88,17 @@ class KafkaLog:
         return entries
 
     def end(self) -> int:
-        """The offset that the next record will get, asked afresh."""
+        """The offset that the next record will get, asked afresh.
+
+        A reader that could not tell is replaced: after a broker was away, the library may go on for
+        ever to take a partition for unknown (seen for 20 minutes, until its process was restarted).
+        """
         try:
             return self._reader.end_offset(self._topic, self._shard)
         except KafkaUnavailable as error:
+            self._reader.close()
+            self._reader = Reader(self._bootstrap)
+            self._fetching_from = None
             raise LogUnavailable(str(error)) from error
 
     def close(self) -> None:

@@ -25,10 +25,14 @@ def client(bootstrap: str) -> dict[str, Any]:
         "socket.nagle.disable": True,
         "socket.timeout.ms": 10_000,
         "socket.connection.setup.timeout.ms": 5_000,
-        "reconnect.backoff.ms": 50,
+        # A broker that stood still for some seconds is fenced, and then its own metadata names no
+        # broker at all: who does not start over from the bootstrap list then knows none for ever.
+        # Starting over resets the backoff, so its beginning is how often a dead broker is tried.
+        "metadata.recovery.strategy": "rebootstrap",
+        "metadata.recovery.rebootstrap.trigger.ms": 10_000,
+        "topic.metadata.refresh.interval.ms": 5_000,
+        "reconnect.backoff.ms": 200,
         "reconnect.backoff.max.ms": 1_000,
-        # Starting over from the bootstrap list resets the backoff: twenty tries a second for ever.
-        "metadata.recovery.strategy": "none",
         "log.connection.close": False,
         "enable.metrics.push": False,
     }

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -23,7 +26,18 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from infra.edge_rules import EdgeRule
+from infra.settings_files import (
+    SettingsError,
+    config_path,
+    data_dir_default,
+    read_file,
+    running_path,
+    table_of,
+)
 from schemas.topics import MAX_RECORD_BYTES
+
+__all__ = ["SettingsError", "config_path", "data_dir_default", "running_path"]
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Count = Annotated[int, Field(ge=1)]
@@ -48,28 +62,6 @@ REFUSED: dict[str, str] = {
 """Keys that people look for and that must not exist, each with its reason."""
 
 
-_HOME = (
-    Path("/var/lib/foldline")
-    if os.geteuid() == 0
-    else Path.home() / ".local" / "share" / "foldline"
-)
-"""Root's home is closed to the system user that PostgreSQL must run as."""
-
-
-class SettingsError(Exception):
-    """A setting is unknown, refused or not a legal value. The message says which and what to do."""
-
-
-def data_dir_default() -> Path:
-    """The one directory of the local stack: FOLDLINE_STACK_DATA_DIR, else as the file says."""
-    given = os.environ.get("FOLDLINE_STACK_DATA_DIR")
-    if given:
-        return Path(given).absolute()
-    named = os.environ.get("FOLDLINE_CONFIG")
-    path = Path(named) if named else _HOME / "foldline.toml"
-    return Path(_table(path, "stack").get("data_dir", _HOME)).absolute()
-
-
 class _Room(BaseSettings):
     """The settings of one room, and where they are looked for."""
 
@@ -92,7 +84,7 @@ class _Room(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same again
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then environment, then the file, then the running stack's own word."""
-        files = (_table(path, cls.room) for path in (config_path(), running_path()))
+        files = (table_of(path, cls.room) for path in (config_path(), running_path()))
         return (
             init_settings,
             env_settings,
@@ -116,6 +108,8 @@ class StackSettings(_Room, room="stack"):
     api_port: Port = 8080
     follower_port: Port = 8081
     agents: Annotated[int, Field(ge=0, le=64)] = 2
+    engines: Annotated[int, Field(ge=1, le=64)] = 1
+    edge: bool = False
     shards: Annotated[int, Field(ge=1, le=1024)] = 2
     kafka_bootstrap: str | None = None
     postgres_dsn: str | None = Field(default=None, repr=False)
@@ -161,19 +155,35 @@ class EngineSettings(_Room, room="engine"):
     """One engine process: how it batches, what it keeps, and when it counts a node as lost.
 
     A finished job leaves the fold after `retain_finished_s`, which is also for how long a repeated
-    submission is known to be the same job.
+    submission is known to be the same job. An owner gives a sign of life every `sign_every_s`;
+    after `takeover_after_s` without one, another engine takes its shard over. With `stands_by`
+    off, an engine folds only what the group gives it: for very many shards, where a few others
+    stand by for all.
     """
 
     batch_max_commands: Annotated[int, Field(ge=1, le=10_000)] = 500
     batch_max_bytes: Annotated[int, Field(ge=64 * 1024, le=MAX_RECORD_BYTES // 2)] = 2 * 1024 * 1024
     pipeline_depth: Annotated[int, Field(ge=1, le=64)] = 4
+    sign_every_s: Seconds = 0.5
+    takeover_after_s: Seconds = 1.5
+    stands_by: bool = True
     snapshot_every_records: Count = 20_000
+    snapshot_every_bytes: Annotated[int, Field(ge=1024 * 1024)] = 48 * 1024 * 1024
     snapshot_every_s: Seconds = 60.0
     resend_after_s: Seconds = 2.0
     retain_finished_s: Annotated[float, Field(ge=60)] = 86_400.0
     lease_drift_milli: Annotated[int, Field(ge=1, le=99)] = 50
     lease_margin_s: Seconds = 1.0
-    poll_s: Annotated[float, Field(gt=0, le=1)] = 0.05
+    poll_s: Annotated[float, Field(gt=0, le=0.2)] = 0.05
+
+    @model_validator(mode="after")
+    def _one_lost_sign_ends_no_ownership(self) -> Self:
+        if self.sign_every_s > self.takeover_after_s / 3:
+            raise ValueError(
+                f"sign_every_s={self.sign_every_s} must be at most a third of "
+                f"takeover_after_s={self.takeover_after_s}: one lost sign must not end an ownership"
+            )
+        return self
 
 
 class AgentSettings(_Room, room="agent"):
@@ -233,6 +243,44 @@ class MetricsSettings(_Room, room="metrics"):
     port: Port | None = None
 
 
+class AdmissionSettings(_Room, room="admission"):
+    """How much one shard takes on: jobs that have not ended, and the bytes of their specs.
+
+    Beyond it the engine refuses a submission, whoever sent it; the API says so before it is sent
+    (429 for the tenant's share, 503 for all). 0 is no bound. API and engines must be told alike.
+    """
+
+    pending_jobs_max: Annotated[int, Field(ge=0)] = 1_000_000
+    pending_bytes_max: Annotated[int, Field(ge=0)] = 2 * 1024 * 1024 * 1024
+    tenant_pending_jobs_max: Annotated[int, Field(ge=0)] = 500_000
+    tenant_pending_bytes_max: Annotated[int, Field(ge=0)] = 1024 * 1024 * 1024
+
+
+class EdgeSettings(_Room, room="edge"):
+    """Triage of dead letters: rules of automatic redrives, and when a burst stops them.
+
+    `burst_letters` of one fingerprint within `burst_window_s` open its circuit: nothing of it is
+    redriven for `circuit_s`. Letters older than `act_within_s` are left to people; it must stay
+    well below the engine's `retain_finished_s`, within which a repeated redrive is the same job.
+    """
+
+    rules: tuple[EdgeRule, ...] = ()
+    burst_letters: Annotated[int, Field(ge=2)] = 20
+    burst_window_s: Seconds = 60.0
+    circuit_s: Seconds = 900.0
+    act_within_s: Annotated[float, Field(gt=0, le=43_200)] = 21_600.0
+
+    @model_validator(mode="after")
+    def _rules_can_act(self) -> Self:
+        names = [rule.name for rule in self.rules]
+        if len(set(names)) != len(names):
+            raise ValueError("two rules have one name: what is redriven names its rule")
+        for rule in self.rules:
+            if rule.delay_s >= self.act_within_s:
+                raise ValueError(f"rule {rule.name}: delay_s must be below act_within_s")
+        return self
+
+
 class FollowerSettings(_Room, room="follower"):
     """A process that folds without owning: it answers questions on loopback, between our own."""
 
@@ -255,7 +303,9 @@ ROOMS: tuple[type[_Room], ...] = (
     RedisSettings,
     EngineSettings,
     AgentSettings,
+    AdmissionSettings,
     ApiSettings,
+    EdgeSettings,
     FollowerSettings,
     MetricsSettings,
     ProjectionSettings,
@@ -287,38 +337,9 @@ def environment(*settings: _Room) -> dict[str, str]:
     return made
 
 
-def config_path() -> Path:
-    """The one settings file; it need not exist unless FOLDLINE_CONFIG names it."""
-    named, given = os.environ.get("FOLDLINE_CONFIG"), os.environ.get("FOLDLINE_STACK_DATA_DIR")
-    return Path(named) if named else Path(given or _HOME) / "foldline.toml"
-
-
-def running_path() -> Path:
-    """Where a running local stack writes down how to reach it; made and removed by that stack."""
-    return data_dir_default() / "run" / "services.toml"
-
-
-def _table(path: Path, room: str) -> dict[str, Any]:
-    table = _read(path).get(room, {})
-    if not isinstance(table, dict):
-        raise SettingsError(f"{path}: [{room}] must be a table of settings")
-    return table
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        if os.environ.get("FOLDLINE_CONFIG") == str(path):
-            raise SettingsError(f"FOLDLINE_CONFIG names {path}, which does not exist") from error
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read as TOML: {error}") from error
-
-
 def _refuse_unread_tables(path: Path) -> None:
     known = {room.room: room for room in ROOMS}
-    for name, table in _read(path).items():
+    for name, table in read_file(path).items():
         if name not in known:
             raise SettingsError(
                 f"{path}: there is no room [{name}]; rooms are {', '.join(sorted(known))}"

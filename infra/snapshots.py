@@ -81,18 +81,29 @@ class SnapshotStore:
     def load(
         self, shard: int, *, state_version: int, max_seq: int | None = None
     ) -> tuple[SnapshotManifest, bytes] | None:
-        """The newest whole snapshot of this version, at or before `max_seq` where it is given."""
+        """The newest whole snapshot of this version, at or before `max_seq` where it is given.
+
+        What is passed over, because it is of another version or not whole, is told in a warning.
+        """
         found: Records = {}
+        passed: list[SnapshotManifest] = []
+        whole = None
         for window in self._shelf.windows(shard):
             found = window | found
-            for manifest in _manifests(found):
-                too_new = max_seq is not None and manifest.seq > max_seq
-                if too_new or manifest.state_version != state_version:
-                    continue
-                data = _data(found, manifest)
-                if data is not None:
-                    return manifest, data
-        return None
+            asked = [one for one in _manifests(found) if max_seq is None or one.seq <= max_seq]
+            whole, passed = _newest_whole(found, asked, state_version)
+            if whole is not None:
+                break
+        for manifest in passed:
+            _log.warning(
+                "snapshot ignored",
+                shard=shard,
+                seq=manifest.seq,
+                version=manifest.state_version,
+                reads_version=state_version,
+                reason="not whole" if manifest.state_version == state_version else "other version",
+            )
+        return whole
 
     def close(self) -> None:
         """Let go of the broker, if there is one."""
@@ -177,6 +188,18 @@ def _manifests(found: Records) -> list[SnapshotManifest]:
     return sorted(manifests, key=lambda manifest: -manifest.seq)
 
 
+def _newest_whole(
+    found: Records, manifests: list[SnapshotManifest], state_version: int
+) -> tuple[tuple[SnapshotManifest, bytes] | None, list[SnapshotManifest]]:
+    """The first of these that can be used, with its bytes; and those before it."""
+    for place, manifest in enumerate(manifests):
+        if manifest.state_version == state_version:
+            data = _data(found, manifest)
+            if data is not None:
+                return (manifest, data), manifests[:place]
+    return None, manifests
+
+
 def _data(found: Records, manifest: SnapshotManifest) -> bytes | None:
     """The snapshot's bytes, if every chunk is there and they are what the manifest says."""
     pieces = []
@@ -218,9 +241,7 @@ class KafkaShelf:
         """Write all of these; raises `KafkaUnavailable` unless every one is surely there."""
         if self._sender is None or self._sender.fatal:
             self.close()
-            self._sender = Sender(
-                self._bootstrap, message_timeout_s=SEND_TIMEOUT_S, compression="zstd"
-            )
+            self._sender = Sender(self._bootstrap, message_timeout_s=SEND_TIMEOUT_S)
         errors: list[str] = []
 
         def on_result(_offset: int | None, error: str | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 from prometheus_client import (
@@ -35,17 +35,51 @@ _COUNTERS = {
     "foldline_log_records_total": ("Records that counted in the shard log", ("shard",)),
     "foldline_ownerships_total": ("Ownerships of a shard, begun and ended", ("shard", "outcome")),
     "foldline_snapshots_total": ("Snapshots saved, or not", ("shard", "outcome")),
+    "foldline_inputs_parked_total": (
+        "Inputs that could not be read, by the input's name; they go to the dead letters",
+        ("input", "code"),
+    ),
+    "foldline_records_passed_over_total": (
+        "Records that cannot be read, of topics whose readers go on without them",
+        ("topic",),
+    ),
     "foldline_dispatches_total": ("Dispatch records sent to nodes", ("shard",)),
     "foldline_view_records_total": ("Log records that a view has stored", ("view", "shard")),
     "foldline_relayed_total": ("Records published on public topics", ("topic",)),
     "foldline_http_requests_total": ("Requests answered", ("method", "route", "status")),
     "foldline_submissions_total": ("Submissions accepted or turned down at the door", ("outcome",)),
+    "foldline_edge_letters_total": ("Dead letters that triage has seen", ("failure",)),
+    "foldline_edge_redrives_total": ("What triage decided of dead letters", ("rule", "outcome")),
 }
 _GAUGES = {
     "foldline_shard_epoch": ("Epoch that this process owns the shard in, 0 if not", ("shard",)),
     "foldline_input_lag_records": ("Records that wait to be consumed", ("shard", "input")),
     "foldline_tasks_running": ("Tasks that run on this node", ()),
     "foldline_view_offset": ("Offset of the log that a view reflects", ("view", "shard")),
+    "foldline_view_lag_records": ("Records of the log that a view has not taken in", ("view",)),
+    "foldline_view_lag_seconds": ("Age of what a view that is behind shows, else 0", ("view",)),
+    "foldline_dead_letters_open": ("Dead letters that nobody has dealt with", ()),
+    "foldline_dead_letters_oldest_timestamp_seconds": (
+        "When the oldest of them was laid aside",
+        (),
+    ),
+    "foldline_dead_letters_open_by_fingerprint": (
+        "The same by what they look like, the most frequent ones",
+        ("fingerprint",),
+    ),
+    "foldline_dead_letters_oldest_by_fingerprint_timestamp_seconds": (
+        "When the oldest of each was laid aside",
+        ("fingerprint",),
+    ),
+    "foldline_edge_circuits_open": (
+        "Is 1 for a fingerprint of which triage redrives nothing, after a burst",
+        ("fingerprint",),
+    ),
+    "foldline_edge_window_letters": (
+        "Dead letters of this window by what they look like, the most frequent ones",
+        ("fingerprint",),
+    ),
+    "foldline_edge_pending_redrives": ("Redrives that wait for their moment", ()),
 }
 _HISTOGRAMS = {
     "foldline_decide_seconds": ("Deciding one batch", ("shard",)),
@@ -81,6 +115,14 @@ def gauge(name: str, value: float, **labels: str | int) -> None:
     """Set a gauge."""
     metric = _gauges[name]
     (metric.labels(**labels) if labels else metric).set(value)
+
+
+def gauges(name: str, values: Mapping[str, float]) -> None:
+    """Set a gauge of one label for these values of it; it has no others from now on."""
+    metric = _gauges[name]
+    metric.clear()
+    for label, value in values.items():
+        metric.labels(label).set(value)
 
 
 def observe(name: str, seconds: float, **labels: str | int) -> None:

@@ -6,16 +6,18 @@ from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request
 
-from ingest.ports import CommandSink, KnownJobs
+from ingest.ports import Admission, CommandSink, KnownJobs, KnownLetters
 from ingest.recent import RecentJobs
 
 
 @dataclass(frozen=True, slots=True)
 class Ingest:
-    """Where commands go, what is known of jobs, and what was accepted lately."""
+    """Where commands go, what is known of jobs and letters, and what was accepted lately."""
 
     sink: CommandSink
     known: KnownJobs
+    letters: KnownLetters
+    admission: Admission
     recent: RecentJobs = field(default_factory=RecentJobs)
 
 

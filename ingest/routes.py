@@ -8,7 +8,6 @@ command's place as position token. Nothing is decided here: the shard's owner ma
 from __future__ import annotations
 
 import re
-import time
 import uuid
 from datetime import UTC, datetime
 from typing import Annotated
@@ -23,31 +22,28 @@ from infra.http.tokens import MIN_POSITION_HEADER, CommandPlace, PositionText
 from infra.telemetry import count
 from ingest.answers import CommandAccepted, JobAccepted
 from ingest.app import Ingest, held
+from ingest.fields import NAME_PATTERN
 from ingest.ports import (
-    CommandNotAcknowledged,
     KnowledgeUnavailable,
     KnownJob,
-    Outgoing,
-    SinkOverloaded,
 )
 from ingest.recent import RecentJob
-from ingest.requests import NAME_PATTERN, ClusterBody, JobBody, QueueBody
+from ingest.requests import ClusterBody, JobBody, QueueBody
+from ingest.sending import IDEMPOTENCY_KEY_HEADER, admit, encoded, put, submit
 from ingest.submit import (
     ACTOR,
-    CommandTooLarge,
     Context,
     Prepared,
     TermsRefused,
-    outgoing,
+    pool_command,
     prepare,
+    queue_command,
 )
-from schemas.commands import CancelJob, PutPool, PutQueue, SubmitJob
+from schemas.commands import CancelJob
 from schemas.ids import parse_job_id, partition_of, shard_of
-from schemas.terms import ENDED_STATES, JobState, Micros, QueueState
+from schemas.terms import ENDED_STATES, JobState
 
 PREFIX = "/api/v1"
-RETRY_AFTER_S = 1
-IDEMPOTENCY_KEY_HEADER = "Idempotency-Key"
 KEY_PATTERN = r"^[!-~]{1,255}$"
 _ENDED = frozenset(state.value for state in ENDED_STATES | {JobState.REFUSED})
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
@@ -65,7 +61,7 @@ Key = Annotated[
     ),
 ]
 Named = Annotated[str, Path(pattern=NAME_PATTERN, examples=["default"])]
-WRITE_ERRORS = documented(400, 413, 415, 422, 503)
+WRITE_ERRORS = documented(400, 413, 415, 422, 429, 503)
 
 
 @router.post(
@@ -86,13 +82,14 @@ async def submit_job(
     """
     prepared = _prepared(body, key or uuid.uuid4().hex, ingest.sink.shards)
     command = prepared.command
-    context = _context(request)
-    message = _outgoing(command, (prepared.shard, command.terms.pool), prepared.job_id, context)
+    context = context_of(request)
+    message = encoded(command, (prepared.shard, command.terms.pool), prepared.job_id, context)
     known = await _accepted_before(ingest, prepared) if key is not None else None
     outcome = "repeated"
     if known is None:
+        await admit(ingest, prepared.shard, command.terms.tenant)
         outcome = "accepted"
-        known = await _submit(ingest, prepared, message)
+        known = await submit(ingest, prepared, message)
     count("foldline_submissions_total", outcome=outcome)
     assert known.place is not None
     response.headers["Location"] = f"{PREFIX}/jobs/{prepared.job_id}"
@@ -134,8 +131,8 @@ async def cancel_job(
         await ingest.known.wait_for(min_position)
     pool = await _cancellable(ingest, job_id.lower())
     command = CancelJob(job_id.lower(), reason, ACTOR)
-    message = _outgoing(command, (shard_of(raw), pool), job_id.lower(), _context(request))
-    place = await _put(ingest, message)
+    message = encoded(command, (shard_of(raw), pool), job_id.lower(), context_of(request))
+    place = await put(ingest, message)
     return _accepted(place, job_id=job_id.lower())
 
 
@@ -153,12 +150,14 @@ async def put_queue(
     ingest: Held,
     body: QueueBody,
 ) -> CommandAccepted:
-    """What the queue is from then on. The body names its cluster."""
+    """What the queue is from then on. The body names its cluster; what it leaves out of defaults
+    and rates stays as it is.
+    """
     pool = body.cluster
-    command = PutQueue(pool, name, QueueState(body.state), body.description, ACTOR)
+    command = queue_command(name, body)
     shard = partition_of(pool, ingest.sink.shards)
-    message = _outgoing(command, (shard, pool), f"{pool}/{name}", _context(request))
-    place = await _put(ingest, message)
+    message = encoded(command, (shard, pool), f"{pool}/{name}", context_of(request))
+    place = await put(ingest, message)
     return _accepted(place, name=name, cluster=pool)
 
 
@@ -174,10 +173,10 @@ async def put_cluster(
     name: Named, request: Request, ingest: Held, body: ClusterBody
 ) -> CommandAccepted:
     """A new cluster begins with one open queue, `default`; nodes join it by themselves."""
-    command = PutPool(name, body.description, ACTOR)
+    command = pool_command(name, body)
     shard = partition_of(name, ingest.sink.shards)
-    message = _outgoing(command, (shard, name), name, _context(request))
-    place = await _put(ingest, message)
+    message = encoded(command, (shard, name), name, context_of(request))
+    place = await put(ingest, message)
     return _accepted(place, name=name, cluster=name)
 
 
@@ -186,18 +185,6 @@ def _prepared(body: JobBody, key: str, shards: int) -> Prepared:
         return prepare(body, key, shards)
     except TermsRefused as error:
         raise ApiError(422, "invalid_terms", str(error)) from error
-
-
-def _outgoing(
-    command: SubmitJob | CancelJob | PutQueue | PutPool,
-    address: tuple[int, str],
-    subject: str,
-    context: Context,
-) -> Outgoing:
-    try:
-        return outgoing(command, address, subject, context)
-    except CommandTooLarge as error:
-        raise ApiError(413, "too_large", f"the command is too large: {error}") from error
 
 
 async def _accepted_before(ingest: Ingest, prepared: Prepared) -> RecentJob | None:
@@ -216,41 +203,9 @@ async def _accepted_before(ingest: Ingest, prepared: Prepared) -> RecentJob | No
     except KnowledgeUnavailable as error:
         log.warning("key not checked before sending", reason=str(error))
         return None
-    if known is not None and known.content not in (b"", prepared.stored_content):
+    if known is not None and known.content not in (b"", prepared.content):
         raise _key_reused()
     return None
-
-
-async def _submit(ingest: Ingest, prepared: Prepared, message: Outgoing) -> RecentJob:
-    size = len(message.value)
-    ingest.recent.begin(prepared, size)
-    accepted = False
-    try:
-        place = await _put(ingest, message, prepared.command.idempotency_key)
-        accepted = True
-    finally:
-        if not accepted:
-            ingest.recent.abandon(prepared.job_id)
-            count("foldline_submissions_total", outcome="not_acknowledged")
-    return ingest.recent.accept(prepared, size, place, Micros(time.time_ns() // 1000))
-
-
-async def _put(ingest: Ingest, message: Outgoing, key: str = "") -> CommandPlace:
-    headers = {"Retry-After": str(RETRY_AFTER_S)}
-    if key:
-        headers[IDEMPOTENCY_KEY_HEADER] = key
-    try:
-        return await ingest.sink.put(message)
-    except SinkOverloaded as error:
-        text = f"too many commands wait for Kafka; nothing was sent, try again: {error}"
-        raise ApiError(503, "overloaded", text, headers=headers) from error
-    except CommandNotAcknowledged as error:
-        text = (
-            "Kafka has not acknowledged in time, so it is unknown whether the command will count"
-            f" ({error}). Repeating it is safe"
-        )
-        text += f" with {IDEMPOTENCY_KEY_HEADER}: {key}, which makes it the same job" if key else ""
-        raise ApiError(503, "outcome_unknown", text, headers=headers) from error
 
 
 async def _cancellable(ingest: Ingest, job_id: str) -> str:
@@ -293,7 +248,8 @@ def _command_url(place: CommandPlace) -> str:
     return f"{PREFIX}/commands/{place}"
 
 
-def _context(request: Request) -> Context:
+def context_of(request: Request) -> Context:
+    """What accompanies the commands of a request."""
     traceparent = request.headers.get("traceparent", "")
     return Context(
         event_id=str(uuid.uuid4()),

@@ -7,18 +7,39 @@ one that the fold computes. Sent by `routes.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from ingest.ports import Outgoing
-from ingest.requests import JobBody
+from ingest.requests import ClusterBody, JobBody, QueueBody
+from ingest.retry_requests import JobDefaults, RetryPolicy
 from schemas import codec
-from schemas.commands import CancelJob, Dependency, PutPool, PutQueue, Submission, SubmitJob
+from schemas.commands import (
+    CancelJob,
+    Dependency,
+    PurgeDeadLetters,
+    PutPool,
+    PutQueue,
+    Submission,
+    SubmitJob,
+)
 from schemas.headers import CloudEvent, to_headers
 from schemas.ids import format_job_id, job_id, partition_of
-from schemas.terms import Condition, EnvVar, Extra, JobSpec, JobTerms, Label, Topology
+from schemas.terms import (
+    Condition,
+    EnvVar,
+    Extra,
+    FailureClass,
+    JobSpec,
+    JobTerms,
+    Label,
+    QueueDefaults,
+    QueueState,
+    RetryRule,
+    Switch,
+    Topology,
+)
 from schemas.topics import MAX_COMMAND_BYTES
-from stream_processors.domain.admission import DEFAULT_PRIORITY
 from stream_processors.domain.defaults import fill, spec_hash
 from stream_processors.domain.limits import terms_problem
 
@@ -26,6 +47,8 @@ TENANT = "default"
 ACTOR = "anonymous"
 SOURCE = "/foldline/api"
 UNSET = -1
+
+Command = SubmitJob | CancelJob | PurgeDeadLetters | PutQueue | PutPool
 
 
 class CommandTooLarge(Exception):
@@ -53,15 +76,13 @@ class Context:
 class Prepared:
     """A submission ready to be sent.
 
-    `content` is the fold's hash of all that it says; `stored_content` leaves out what a view of
-    jobs cannot give back as it was said (its dependencies).
+    `content` is the fold's hash of all that it says.
     """
 
     job_id: str
     shard: int
     command: SubmitJob
     content: bytes
-    stored_content: bytes
 
 
 def prepare(body: JobBody, idempotency_key: str, shards: int) -> Prepared:
@@ -82,8 +103,7 @@ def prepare(body: JobBody, idempotency_key: str, shards: int) -> Prepared:
     )
     shard = partition_of(terms.pool, shards)
     name = format_job_id(job_id(shard, terms.tenant, terms.pool, idempotency_key))
-    submission = submission_of(command)
-    return Prepared(name, shard, command, spec_hash(submission), stored_content(submission))
+    return Prepared(name, shard, command, spec_hash(submission_of(command)))
 
 
 def terms_of(body: JobBody) -> JobTerms:
@@ -107,13 +127,75 @@ def terms_of(body: JobBody) -> JobTerms:
         extras=tuple(Extra(*pair) for pair in sorted(body.resources.extras.items())),
         gpu_models=tuple(sorted(set(body.gpu_models))),
         node_selector=_labels(body.node_selector),
-        timeout_s=_or_unset(body.timeout_seconds),
-        start_timeout_s=_or_unset(body.start_timeout_seconds),
-        grace_s=_or_unset(body.grace_seconds),
-        max_retries=_or_unset(retry.max_retries),
-        backoff_s=_or_unset(retry.backoff_seconds),
-        backoff_multiplier_milli=_milli(retry.backoff_multiplier),
-        backoff_max_s=_or_unset(retry.max_backoff_seconds),
+        timeout_s=or_unset(body.timeout_seconds),
+        start_timeout_s=or_unset(body.start_timeout_seconds),
+        grace_s=or_unset(body.grace_seconds),
+        max_retries=or_unset(retry.max_retries),
+        backoff_s=or_unset(retry.backoff_seconds),
+        backoff_multiplier_milli=milli(retry.backoff_multiplier),
+        backoff_max_s=or_unset(retry.max_backoff_seconds),
+        progress_timeout_s=or_unset(body.progress_timeout_seconds),
+        deadline_s=or_unset(body.deadline_seconds),
+        memory_growth_milli=milli(retry.memory_growth),
+        memory_max_mib=or_unset(retry.max_memory),
+        retry_rules=rules_of(retry),
+    )
+
+
+def rules_of(policy: RetryPolicy) -> tuple[RetryRule, ...]:
+    """What a policy says of single failure classes, in their order."""
+    return tuple(
+        RetryRule(
+            failure=FailureClass(rule.failure),
+            max_retries=or_unset(rule.max_retries),
+            backoff_s=or_unset(rule.backoff_seconds),
+            backoff_multiplier_milli=milli(rule.backoff_multiplier),
+            backoff_max_s=or_unset(rule.max_backoff_seconds),
+        )
+        for rule in sorted(policy.rules, key=lambda rule: rule.failure)
+    )
+
+
+def defaults_of(body: JobDefaults) -> QueueDefaults:
+    """What a queue's jobs get where they say nothing."""
+    retry = body.retry_policy
+    return QueueDefaults(
+        timeout_s=or_unset(body.timeout_seconds),
+        start_timeout_s=or_unset(body.start_timeout_seconds),
+        grace_s=or_unset(body.grace_seconds),
+        max_retries=or_unset(retry.max_retries),
+        backoff_s=or_unset(retry.backoff_seconds),
+        backoff_multiplier_milli=milli(retry.backoff_multiplier),
+        backoff_max_s=or_unset(retry.max_backoff_seconds),
+        progress_timeout_s=or_unset(body.progress_timeout_seconds),
+        deadline_s=or_unset(body.deadline_seconds),
+        memory_growth_milli=milli(retry.memory_growth),
+        memory_max_mib=or_unset(retry.max_memory),
+        retry_rules=rules_of(retry),
+    )
+
+
+def queue_command(name: str, body: QueueBody) -> PutQueue:
+    """The command in a queue's body."""
+    return PutQueue(
+        pool=body.cluster,
+        name=name,
+        state=QueueState(body.state),
+        description=body.description,
+        actor=ACTOR,
+        defaults=() if body.defaults is None else (defaults_of(body.defaults),),
+        retries_per_hour=or_unset(body.retries_per_hour),
+    )
+
+
+def pool_command(name: str, body: ClusterBody) -> PutPool:
+    """The command in a cluster's body."""
+    return PutPool(
+        name=name,
+        description=body.description,
+        actor=ACTOR,
+        retries=Switch.KEEP if body.retries is None else Switch(body.retries),
+        tenant_retries_per_hour=or_unset(body.tenant_retries_per_hour),
     )
 
 
@@ -131,27 +213,24 @@ def spec_of(body: JobBody) -> JobSpec:
 
 
 def submission_of(command: SubmitJob) -> Submission:
-    """The submission as the fold will judge it, defaults filled in."""
+    """The submission as the fold will take it from the wire."""
     spec_schema_id, spec = codec.encode_body(command.spec)
     return Submission(
-        terms=fill(command.terms),
+        terms=command.terms,
         idempotency_key=command.idempotency_key,
-        priority=DEFAULT_PRIORITY if command.priority == UNSET else command.priority,
+        priority=command.priority,
         depends_on=command.depends_on,
         key_id=command.key_id,
         actor=command.actor,
+        causation_id=command.causation_id,
+        redrives=command.redrives,
         spec_schema_id=spec_schema_id,
         spec=spec,
     )
 
 
-def stored_content(submission: Submission) -> bytes:
-    """The hash of all that a view of jobs can give back of a submission as it was said."""
-    return spec_hash(replace(submission, depends_on=()))
-
-
 def outgoing(
-    command: SubmitJob | CancelJob | PutQueue | PutPool,
+    command: Command,
     address: tuple[int, str],
     subject: str,
     context: Context,
@@ -181,11 +260,12 @@ def _labels(labels: dict[str, str]) -> tuple[Label, ...]:
     return tuple(Label(*pair) for pair in sorted(labels.items()))
 
 
-def _or_unset(value: int | None) -> int:
+def or_unset(value: int | None) -> int:
+    """A number of a body; what it leaves out is -1 in terms."""
     return UNSET if value is None else value
 
 
-def _milli(value: float | None) -> int:
+def milli(value: float | None) -> int:
     """Thousandths of a JSON number, from its shortest decimal text, halves up."""
     if value is None:
         return UNSET

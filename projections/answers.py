@@ -24,6 +24,7 @@ class TaskAnswer(BaseModel):
     exit_code: int | None = Field(description="The process's code, or minus the signal")
     failure: str | None
     message: str
+    log_tail: str = Field(default="", description="What it wrote last, where it failed")
 
 
 class AttemptAnswer(BaseModel):
@@ -35,6 +36,7 @@ class AttemptAnswer(BaseModel):
     ended_at: datetime | None
     failure: str | None
     message: str
+    fingerprint: str = Field(default="", description="Attempts that failed alike have the same")
     tasks: list[TaskAnswer]
 
 
@@ -79,13 +81,37 @@ class GangAnswer(BaseModel):
     topology: str
 
 
-class RetryPolicyAnswer(BaseModel):
-    """How failed attempts are tried again."""
+class RetryRuleAnswer(BaseModel):
+    """What differs for one failure class; null is as the job's own."""
 
-    max_retries: int
-    backoff_seconds: int
-    backoff_multiplier: float
-    max_backoff_seconds: int
+    failure: str
+    max_retries: int | None
+    backoff_seconds: int | None
+    backoff_multiplier: float | None
+    max_backoff_seconds: int | None
+
+
+class RetryPolicyAnswer(BaseModel):
+    """How failed attempts are tried again; null is what the queue or the service says."""
+
+    max_retries: int | None
+    backoff_seconds: int | None
+    backoff_multiplier: float | None
+    max_backoff_seconds: int | None
+    memory_growth: float | None = None
+    max_memory_mib: int | None = None
+    rules: list[RetryRuleAnswer] = Field(default_factory=list)
+
+
+class JobDefaultsAnswer(BaseModel):
+    """What the jobs of a queue get where they say nothing; null is what the service says."""
+
+    timeout_seconds: int | None = None
+    start_timeout_seconds: int | None = None
+    grace_seconds: int | None = None
+    progress_timeout_seconds: int | None = None
+    deadline_seconds: int | None = None
+    retry_policy: RetryPolicyAnswer
 
 
 class DependencyAnswer(BaseModel):
@@ -110,6 +136,8 @@ class JobAnswer(JobSummary):
     timeout_seconds: int
     start_timeout_seconds: int
     grace_seconds: int
+    progress_timeout_seconds: int = Field(default=0, description="0: never")
+    deadline_seconds: int = Field(default=0, description="From submission to its end; 0: never")
     retry_policy: RetryPolicyAnswer
     image: str
     command: list[str]
@@ -117,6 +145,10 @@ class JobAnswer(JobSummary):
     config: Any = Field(description="The JSON object as sent; its text, if it cannot be shown")
     labels: dict[str, str]
     actor: str
+    causation_id: str = Field(default="", description="What caused its submission, as it was said")
+    redrives: str | None = Field(
+        default=None, description="The job whose dead letter this one runs again"
+    )
     depends_on: list[DependencyAnswer]
     attempts: list[AttemptAnswer]
     explain_url: str
@@ -197,6 +229,8 @@ class QueueSummary(BaseModel):
     processing: int = Field(description="Jobs scheduled or running")
     retrying: int = Field(description="Jobs that wait out a backoff")
     oldest_age_seconds: float | None = Field(description="How long the oldest waiting job waits")
+    defaults: JobDefaultsAnswer | None = None
+    retries_per_hour: int = Field(default=0, description="Of all its jobs; 0: no bound")
 
 
 class QueueAnswer(QueueSummary):
@@ -245,6 +279,8 @@ class ClusterAnswer(BaseModel):
 
     name: str
     description: str
+    retries: str = Field(default="on", description="The kill switch: off lets nothing be retried")
+    tenant_retries_per_hour: int = Field(default=0, description="Of each tenant; 0: no bound")
     waiting: int = Field(description="Jobs in the order of service")
     gpus: int
     gpus_free: int = Field(description="Devices that are free as a whole, on nodes not draining")
@@ -288,6 +324,23 @@ class ThroughputAnswer(BaseModel):
     finished_per_second: float
 
 
+class FingerprintDepth(BaseModel):
+    """How many open dead letters look alike."""
+
+    fingerprint: str
+    open: int
+    oldest_at: datetime
+
+
+class DeadLetterDepth(BaseModel):
+    """How many dead letters wait for people, and since when."""
+
+    open: int
+    oldest_at: datetime | None
+    oldest_age_seconds: float | None
+    by_fingerprint: list[FingerprintDepth] = Field(description="The most frequent ones")
+
+
 class MetricsAnswer(BaseModel):
     """The installation in figures."""
 
@@ -296,6 +349,7 @@ class MetricsAnswer(BaseModel):
     dispatch: DispatchAnswer
     throughput: ThroughputAnswer
     jobs_now: dict[str, int] = Field(description="Jobs waiting, active and retrying now")
+    dead_letters: DeadLetterDepth
 
 
 class CheckAnswer(BaseModel):

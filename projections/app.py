@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from infra.http.app import problem, request_id
 from infra.http.errors import ApiError
 from projections.pipeline import ViewUnavailable
-from projections.read_ports import Explainer, Health, JobLogs, Pending, Reads
+from projections.read_ports import Explainer, Health, JobLogs, LetterReads, Pending, Reads
 
 RETRY_AFTER_S = "1"
 
@@ -23,6 +23,7 @@ class ReadSide:
     """
 
     reads: Reads
+    letters: LetterReads
     pending: Pending
     logs: JobLogs
     explainer: Explainer

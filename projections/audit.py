@@ -17,6 +17,7 @@ from infra.copy_rows import Table
 from infra.postgres import Database, DatabaseUnavailable, Session, micros, moment
 from projections import audit_tables as tables
 from projections.audit_fleet import store_fleet
+from projections.audit_letters import letter_rows, store_letters, stored_letters
 from projections.audit_rows import AuditRows, Row, convert
 from projections.migrate import (
     POINTER,
@@ -36,7 +37,7 @@ from projections.pipeline import (
     ViewReplaced,
     ViewUnavailable,
 )
-from schemas.digest import JobRow, digest
+from schemas.digest import JobRow, LetterRow, digest
 
 WRITER_SQL = (Path(__file__).parent / "migrations" / "audit_writer.sql").read_text()
 WRITER_SETTINGS = {
@@ -62,7 +63,8 @@ _CHANGE_ATTEMPTS: LiteralString = """
         started_at = coalesce(a.started_at, c.started_at),
         ended_at = coalesce(a.ended_at, c.ended_at),
         failure = CASE WHEN a.ended_at IS NULL THEN c.failure ELSE a.failure END,
-        message = CASE WHEN a.ended_at IS NULL THEN c.message ELSE a.message END
+        message = CASE WHEN a.ended_at IS NULL THEN c.message ELSE a.message END,
+        fingerprint = CASE WHEN a.ended_at IS NULL THEN c.fingerprint ELSE a.fingerprint END
     FROM changed_attempts AS c
     WHERE a.shard = %s AND (a.shard, a.job_no, a.attempt) = (c.shard, c.job_no, c.attempt)
 """
@@ -71,7 +73,7 @@ _CHANGE_TASKS: LiteralString = """
         ready_at = coalesce(t.ready_at, c.ready_at),
         started_at = coalesce(t.started_at, c.started_at),
         ended_at = coalesce(t.ended_at, c.ended_at),
-        exit_code = c.exit_code, failure = c.failure, message = c.message
+        exit_code = c.exit_code, failure = c.failure, message = c.message, log_tail = c.log_tail
     FROM changed_tasks AS c
     WHERE t.shard = %s AND (t.shard, t.job_no, t.attempt, t.task) = (c.shard, c.job_no, c.attempt, c.task)
 """
@@ -103,7 +105,7 @@ class AuditView:
         Raises `StaleWriter` where the view stands elsewhere, `ViewReplaced` where the generation
         is not what it was, `ViewDiverged` where rows are missing that must be there.
         """
-        rows = convert(batch)
+        rows, letters = convert(batch), letter_rows(batch)
         months = {month_of(record.chain.at) for record in batch.records if record.events}
         with self._transaction() as session:
             self._hold_generation(session)
@@ -111,6 +113,7 @@ class AuditView:
             for month in sorted(months - self._months):
                 session.create_partition("events", *month)
             _store_rows(session, batch.shard, rows)
+            store_letters(session, batch.shard, letters)
         self._months |= months
 
     def rows(self, shard: int) -> tuple[Position, list[JobRow]]:
@@ -124,6 +127,11 @@ class AuditView:
             position = _position(session, shard) or START
             [(count,)] = session.fetch("SELECT count(*) FROM jobs WHERE shard = %s", (shard,))
             return position, digest(_job_rows(session, shard)), count
+
+    def letters(self, shard: int) -> tuple[Position, list[LetterRow]]:
+        """Every dead letter, and the position at which that is so."""
+        with self._transaction(snapshot=True) as session:
+            return _position(session, shard) or START, list(stored_letters(session, shard))
 
     def new_generation(self) -> AuditView:
         """A view to build beside the live one; `flip` its `generation` when it has caught up."""

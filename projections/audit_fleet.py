@@ -29,25 +29,30 @@ def store_fleet(session: Session, shard: int, fleet: list[tuple[int, FleetEvent]
 
 def _put_queue(session: Session, shard: int, at: datetime, event: events.QueueChanged) -> None:
     texts = (event.pool, event.name, event.state.value, event.description, event.actor)
+    defaults = json.dumps(_plain(to_plain(event.defaults)))
     session.execute(
-        "INSERT INTO queues"
-        " (shard, pool, name, state, description, actor, created_at, changed_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+        "INSERT INTO queues (shard, pool, name, state, description, actor, defaults,"
+        " retries_per_hour, created_at, changed_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s)"
         " ON CONFLICT (shard, pool, name) DO UPDATE SET state = excluded.state,"
         " description = excluded.description, actor = excluded.actor,"
+        " defaults = excluded.defaults, retries_per_hour = excluded.retries_per_hour,"
         " changed_at = excluded.changed_at",
-        (shard, *map(clean_text, texts), at, at),
+        (shard, *map(clean_text, texts), defaults, event.retries_per_hour, at, at),
     )
 
 
 def _put_pool(session: Session, shard: int, at: datetime, event: events.PoolChanged) -> None:
     texts = (event.name, event.description, event.actor)
+    retries = (event.retries_on, event.tenant_retries_per_hour)
     session.execute(
-        "INSERT INTO pools (shard, name, description, actor, created_at, changed_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s)"
+        "INSERT INTO pools (shard, name, description, actor, retries_on, tenant_retries_per_hour,"
+        " created_at, changed_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
         " ON CONFLICT (shard, name) DO UPDATE SET description = excluded.description,"
-        " actor = excluded.actor, changed_at = excluded.changed_at",
-        (shard, *map(clean_text, texts), at, at),
+        " actor = excluded.actor, retries_on = excluded.retries_on,"
+        " tenant_retries_per_hour = excluded.tenant_retries_per_hour,"
+        " changed_at = excluded.changed_at",
+        (shard, *map(clean_text, texts), *retries, at, at),
     )
 
 
@@ -101,9 +106,11 @@ def _mark_nodes(
 
 
 def _json(values: tuple[Any, ...]) -> str:
+    return json.dumps([_plain(item) for item in to_plain(values)])
+
+
+def _plain(item: dict[str, Any]) -> dict[str, Any]:
     # U+0000 as JSON writes it: `jsonb` takes it no more than text does.
-    plain = [
-        {key: clean_text(value) if isinstance(value, str) else value for key, value in item.items()}
-        for item in to_plain(values)
-    ]
-    return json.dumps(plain)
+    return {
+        key: clean_text(value) if isinstance(value, str) else value for key, value in item.items()
+    }

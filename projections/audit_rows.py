@@ -73,6 +73,7 @@ class _Attempt:
     started_at: int = 0
     ended_at: int = 0
     message: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(slots=True)
@@ -88,6 +89,7 @@ class _Task:
     ended_at: int = 0
     exit_code: int | None = None
     message: str = ""
+    log_tail: str = ""
 
 
 @dataclass(slots=True)
@@ -134,6 +136,7 @@ def _number(shard: int, offset: int, at: int, happened: tuple[Event, ...]) -> It
 def _add_jobs(rows: AuditRows, batch: ViewBatch, event: events.JobsSubmitted) -> None:
     numbers = [tuple(getattr(terms, name) for name in TERM_NUMBERS) for terms in event.terms]
     words = [_term_words(terms) for terms in event.terms]
+    hashes = _chunks(event.spec_hashes)
     for row, (offset, index) in enumerate(zip(event.offsets, event.terms_of, strict=True)):
         job = batch.changed[event.first_no + row]
         head = (
@@ -150,12 +153,18 @@ def _add_jobs(rows: AuditRows, batch: ViewBatch, event: events.JobsSubmitted) ->
             job.spec_schema_id,
             event.defaults_version,
         )
-        tail = (*_job_words(job), job.actor, *title_of(job), job.spec)
+        cause = (next(hashes), job.causation_id, job.redrives)
+        tail = (*_job_words(job), job.actor, *cause, *title_of(job), job.spec)
         rows.jobs.append(head + numbers[index] + words[index] + tail)
     needs = zip(event.dep_rows, event.dep_nos, event.dep_succeeds, strict=True)
     rows.dependencies.extend(
         (batch.shard, event.first_no + row, no, succeeds) for row, no, succeeds in needs
     )
+
+
+def _chunks(joined: bytes) -> Iterator[bytes]:
+    """Hashes of 16 bytes, one by one."""
+    return (joined[start : start + 16] for start in range(0, len(joined), 16))
 
 
 def _term_words(terms: JobTerms) -> Row:
@@ -167,6 +176,7 @@ def _term_words(terms: JobTerms) -> Row:
         to_plain(terms.extras) or None,
         list(terms.gpu_models) or None,
         to_plain(terms.node_selector) or None,
+        to_plain(terms.retry_rules) or None,
     )
 
 
@@ -211,7 +221,8 @@ def _answers(shard: int, at: int, event: Event) -> Iterable[Row]:
     if isinstance(event, events.CancelsRequested):
         pairs = zip(event.offsets, event.job_nos, strict=True)
         return (_accepted(shard, offset, at, no) for offset, no in pairs)
-    if isinstance(event, events.QueueChanged | events.PoolChanged) and event.offset >= 0:
+    by_command = events.QueueChanged | events.PoolChanged | events.DeadLettersPurged
+    if isinstance(event, by_command) and event.offset >= 0:
         return (_accepted(shard, event.offset, at, None),)
     return ()
 
@@ -236,10 +247,15 @@ def _work_on(work: _Work, jobs: dict[int, Job], at: int, event: Event) -> None:
         for key in zip(event.job_nos, event.attempts, strict=True):
             work.attempts.setdefault(key, _Attempt()).started_at = at
     else:
-        for no, attempt, failure, message in _ends(jobs, event):
+        fingerprints = getattr(event, "fingerprints", None) or repeat("")
+        ends = zip(_ends(jobs, event), fingerprints, strict=False)
+        for (no, attempt, failure, message), fingerprint in ends:
+            if not attempt:
+                continue  # its deadline passed before it ever ran
             ended = work.attempts.setdefault((no, attempt), _Attempt())
             if not ended.ended_at:
                 ended.ended_at, ended.failure, ended.message = at, failure, message
+                ended.fingerprint = fingerprint
 
 
 def _place(work: _Work, jobs: dict[int, Job], at: int, event: events.TasksPlaced) -> None:
@@ -260,14 +276,16 @@ def _tasks(work: _Work, event: events.TasksReady | events.TasksStarted) -> Itera
 def _end_tasks(work: _Work, at: int, event: events.TasksEnded) -> None:
     keys = zip(event.job_nos, event.attempts, event.tasks, strict=True)
     ends = zip(event.exit_codes, event.failures, event.messages, strict=True)
-    for key, (exit_code, failure, message) in zip(keys, ends, strict=True):
+    tails = dict(zip(event.tail_rows, event.tails, strict=True))
+    for row, (key, (exit_code, failure, message)) in enumerate(zip(keys, ends, strict=True)):
         task = work.tasks.setdefault(key, _Task())
+        task.log_tail = tails.get(row, "")
         task.ended_at = at
         task.exit_code, task.failure, task.message = exit_code, failure, message
 
 
 def _ends(jobs: dict[int, Job], event: Event) -> Iterable[tuple[int, int, str, str]]:
-    """Attempts that ended: job, attempt, failure class and message.
+    """Attempts that ended: job, attempt (0 where it never had one), failure class and message.
 
     A cancelled job's last attempt may have ended before: who stores it keeps the first end.
     """
@@ -289,7 +307,7 @@ def _ends(jobs: dict[int, Job], event: Event) -> Iterable[tuple[int, int, str, s
 
 def _write_work(rows: AuditRows, work: _Work, shard: int) -> None:
     for (no, attempt), one in work.attempts.items():
-        later = (one.failure, one.started_at, one.ended_at, one.message)
+        later = (one.failure, one.started_at, one.ended_at, one.message, one.fingerprint)
         if one.placed_at and not one.piecemeal:
             rows.attempts.append((shard, no, attempt, one.placed_at, *later))
             continue
@@ -298,7 +316,7 @@ def _write_work(rows: AuditRows, work: _Work, shard: int) -> None:
         rows.changed_attempts.append((shard, no, attempt, *later))
     for key, task in work.tasks.items():
         times = (task.ready_at, task.started_at, task.ended_at)
-        ends = (task.failure, *times, task.exit_code, task.message)
+        ends = (task.failure, *times, task.exit_code, task.message, task.log_tail)
         if task.placed_at:
             placed = (task.node_no, task.placed_at, task.devices)
             rows.tasks.append((shard, *key, *placed, *ends))

@@ -21,6 +21,10 @@ TERM_NUMBERS = (
     "backoff_s",
     "backoff_multiplier_milli",
     "backoff_max_s",
+    "progress_timeout_s",
+    "deadline_s",
+    "memory_growth_milli",
+    "memory_max_mib",
 )
 """Columns of `jobs` that are fields of `JobTerms` of the same name."""
 
@@ -47,6 +51,7 @@ JOBS = Table(
         ("extras", Kind.JSON),
         ("gpu_models", Kind.JSON),
         ("node_selector", Kind.JSON),
+        ("retry_rules", Kind.JSON),
         ("state", Kind.WORD),
         ("failure", Kind.WORD),
         ("due_at", Kind.TIME_OR_NULL),
@@ -54,6 +59,9 @@ JOBS = Table(
         ("ended_at", Kind.TIME_OR_NULL),
         ("message", Kind.TEXT),
         ("actor", Kind.TEXT),
+        ("spec_hash", Kind.BYTES),
+        ("causation_id", Kind.TEXT),
+        ("redrives", Kind.UUID_OR_NULL),
         ("job_type", Kind.WORD),
         ("name", Kind.TEXT),
         ("spec", Kind.BYTES),
@@ -94,6 +102,7 @@ _ATTEMPT_LATER = (
     ("started_at", Kind.TIME_OR_NULL),
     ("ended_at", Kind.TIME_OR_NULL),
     ("message", Kind.TEXT),
+    ("fingerprint", Kind.TEXT),
 )
 ATTEMPTS = Table("attempts", (*_ATTEMPT, ("placed_at", Kind.TIME), *_ATTEMPT_LATER))
 CHANGED_ATTEMPTS = Table("changed_attempts", (*_ATTEMPT, *_ATTEMPT_LATER))
@@ -104,6 +113,7 @@ _TASK_LATER = (
     ("ended_at", Kind.TIME_OR_NULL),
     ("exit_code", Kind.BIGINT_OR_NULL),
     ("message", Kind.TEXT),
+    ("log_tail", Kind.TEXT),
 )
 TASKS = Table(
     "tasks",
@@ -144,5 +154,37 @@ ANSWERS = Table(
         ("job_no", Kind.BIGINT_OR_NULL),
         ("job_id", Kind.UUID_OR_NULL),
         ("message", Kind.TEXT),
+    ),
+)
+DEAD_LETTERS = Table(
+    "dead_letters",
+    (
+        ("shard", Kind.INTEGER),
+        ("job_no", Kind.BIGINT),
+        ("at", Kind.TIME),
+        ("attempts", Kind.INTEGER),
+        ("letter_id", Kind.TEXT),
+        ("state", Kind.WORD),
+        ("failure", Kind.WORD),
+        ("fingerprint", Kind.TEXT),
+        ("redriven_at", Kind.TIME_OR_NULL),
+        ("redriven_by", Kind.UUID_OR_NULL),
+        ("purged_at", Kind.TIME_OR_NULL),
+        ("purged_by", Kind.TEXT),
+        ("purge_reason", Kind.TEXT),
+        ("tenant", Kind.WORD),
+        ("pool", Kind.WORD),
+        ("queue", Kind.WORD),
+        ("job_type", Kind.WORD),
+        ("name", Kind.TEXT),
+        ("message", Kind.TEXT),
+        ("log_tail", Kind.TEXT),
+        ("history", Kind.JSON),
+        ("terms", Kind.JSON),
+        ("input", Kind.JSON),
+        ("headers", Kind.JSON),
+        ("sha256", Kind.BYTES),
+        ("key", Kind.BYTES),
+        ("value", Kind.BYTES),
     ),
 )

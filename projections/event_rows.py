@@ -16,6 +16,7 @@ from schemas import events
 from schemas.codec import to_plain
 from schemas.events import Event
 from schemas.ids import format_job_id
+from schemas.terms import ParkedRecord
 
 Detail = dict[str, Any]
 EventRow = tuple[int, int, int, int, Detail | None]
@@ -47,11 +48,15 @@ KINDS: dict[type, int] = {
     events.JobsRequeued: 21,
     events.JobsDeadLettered: 22,
     events.JobsCancelled: 23,
+    events.InputsParked: 24,
+    events.DeadLettersPurged: 25,
+    events.DeadlinesPassed: 26,
 }
 """Every event but `JobsForgotten`, which tells of the fold's memory and of no job."""
 
 _SAYS_MORE = object()
 _FAILURE = (("failures", "failure", "none"), ("messages", "message", ""))
+_FINGERPRINT = ("fingerprints", "fingerprint", "")
 _ASKED = (
     ("offsets", "command_offset", _SAYS_MORE),
     ("reasons", "reason", ""),
@@ -84,8 +89,9 @@ _DETAILS: dict[type, tuple[tuple[str, str, object], ...]] = {
         ("due_ats", "due_at", _SAYS_MORE),
         ("costs", "cost", _SAYS_MORE),
         *_FAILURE,
+        _FINGERPRINT,
     ),
-    events.JobsDeadLettered: _FAILURE,
+    events.JobsDeadLettered: (*_FAILURE, _FINGERPRINT),
     events.JobsCancelled: _ASKED,
 }
 """Columns that become details: the column, its name in the detail, the value that says nothing."""
@@ -99,6 +105,10 @@ def event_rows(event: Event) -> Iterator[EventRow]:
     if isinstance(event, events.QueueChanged | events.PoolChanged | events.NodeRegistered):
         node_no = event.node_no if isinstance(event, events.NodeRegistered) else 0
         return iter([(0, 0, NO_TASK, node_no, _plain(event))])
+    if isinstance(event, events.DeadLettersPurged):
+        return iter([(0, 0, NO_TASK, 0, _plain(event))])
+    if isinstance(event, events.InputsParked):
+        return _rows([0] * len(event.records), {}, map(_parked, event.records))
     columns = {name: getattr(event, name, None) for name in ("attempts", "tasks", "node_nos")}
     details = _details(event)
     numbers_of: Iterable[int] | None = getattr(event, "job_nos", None)
@@ -131,8 +141,12 @@ def _details(event: Event) -> Iterable[Detail | None]:
     layout = _DETAILS.get(type(event))
     if layout is None:
         return repeat(None)
-    columns = [getattr(event, column) for column, _, _ in layout]
-    made = [_detail(layout, values) for values in zip(*columns, strict=True)]
+    first, *rest = [getattr(event, column) for column, _, _ in layout]
+    # A column that events did not always have is empty in those from before.
+    columns = [column or [""] * len(first) for column in rest]
+    made = [_detail(layout, values) for values in zip(first, *columns, strict=True)]
+    if isinstance(event, events.RetriesScheduled):
+        _add_sparse(made, event)
     if isinstance(event, events.CommandsRefused):
         for detail, job_id in zip(made, event.job_ids, strict=True):
             if detail is not None and job_id:
@@ -147,6 +161,31 @@ def _detail(layout: tuple[tuple[str, str, object], ...], values: tuple[Any, ...]
         if value != nothing
     }
     return found or None
+
+
+def _add_sparse(made: list[Detail | None], event: events.RetriesScheduled) -> None:
+    """Nodes to keep off and memory to ask for, of the rows that have them; every row has a detail."""
+    for row, node in zip(event.avoid_rows, event.avoid_nodes, strict=True):
+        _of(made, row).setdefault("avoid", []).append(node)
+    for row, memory_mib in zip(event.memory_rows, event.memories_mib, strict=True):
+        _of(made, row)["memory_mib"] = memory_mib
+
+
+def _of(made: list[Detail | None], row: int) -> Detail:
+    detail = made[row]
+    assert detail is not None, "a retry says at least when it is due"
+    return detail
+
+
+def _parked(record: ParkedRecord) -> Detail:
+    """Without the bytes, which `dead_letters` has."""
+    return {
+        "input": record.input,
+        "offset": record.offset,
+        "code": record.code,
+        "message": record.message,
+        "size": record.size,
+    }
 
 
 def _plain(event: Event) -> Detail:

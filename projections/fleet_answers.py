@@ -16,6 +16,7 @@ from projections.answers import (
 from projections.hot_read import HotPool, HotQueue, Statistics
 from projections.hot_rows import HotGpu, HotNode
 from projections.job_answers import moment
+from projections.policy_answers import job_defaults
 
 WHOLE_GPU_MILLI = 1000
 _COUNTERS = ("submitted", "started", "succeeded", "failed", "dead_letter", "cancelled")
@@ -33,6 +34,8 @@ def queue_summary(queue: HotQueue, now: int) -> QueueSummary:
         processing=queue.active,
         retrying=queue.retrying,
         oldest_age_seconds=round(age_us / 1e6, 3) if age_us is not None else None,
+        defaults=job_defaults(queue.row.defaults),
+        retries_per_hour=queue.row.retries_per_hour,
     )
 
 
@@ -63,8 +66,10 @@ def cluster_answer(pool: HotPool) -> ClusterAnswer:
     """A cluster with its nodes and what is free on those that take something."""
     taking = [node for node in pool.nodes if not node.draining]
     return ClusterAnswer(
-        name=pool.name,
-        description=pool.description,
+        name=pool.row.name,
+        description=pool.row.description,
+        retries="on" if pool.row.retries_on else "off",
+        tenant_retries_per_hour=pool.row.tenant_retries_per_hour,
         waiting=pool.waiting,
         gpus=sum(len(node.gpus) for node in pool.nodes),
         gpus_free=sum(_free(node.gpus) for node in taking),

@@ -64,6 +64,8 @@ call('HDEL', root .. 'nodes', effect.lost)
 call('HSET', root .. 'nodes', effect.nodes)
 call('HSET', root .. 'queues', effect.queues)
 call('HSET', root .. 'pools', effect.pools)
+call('HDEL', root .. 'loads', effect.unloaded)
+call('HSET', root .. 'loads', effect.loads)
 
 local KEPT_MINUTES = 1440
 for _, minute in ipairs(effect.minutes) do

@@ -9,6 +9,7 @@ One hash tag per shard and generation, so that a cluster keeps what one script t
     foldline:{s0.g3}:active:POOL/QUEUE     scheduled and running ones, by the same of theirs
     foldline:{s0.g3}:retrying:POOL/QUEUE   by the moment they are due
     foldline:{s0.g3}:nodes, :queues, :pools   name -> JSON
+    foldline:{s0.g3}:loads                 tenant ('': all) -> jobs that have not ended, spec bytes
     foldline:{s0.g3}:minutes, :minute:N    counters of the last 24 hours
 
 `foldline:hot` is the registry: `next` generation, `live:SHARD`, `previous:SHARD` (kept for

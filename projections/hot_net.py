@@ -17,6 +17,7 @@ from projections.hot_rows import (
     Title,
     count_key,
     encode_job,
+    encode_load,
     encode_node,
     encode_pool,
     encode_queue,
@@ -35,6 +36,9 @@ MINUTE_US = 60_000_000
 PRIORITY_MAX = 100
 PRIORITY_STEP = 1 << 46
 """More than a shard ever numbers jobs; times 101 priorities still exact in a Lua number."""
+
+ALL_TENANTS = ""
+"""No tenant is called so."""
 
 FILL_JOBS = 2_000
 """Jobs in one step of writing a view anew: a step keeps the server busy for some milliseconds."""
@@ -78,7 +82,10 @@ class MinuteCounts:
 
 @dataclass(slots=True)
 class Net:
-    """Everything that one script call changes. Lists of pairs are flat: field, value, field, …"""
+    """Everything that one script call changes. Lists of pairs are flat: field, value, field, …
+
+    `loads` are by tenant, that of all of them by `ALL_TENANTS`; `unloaded` have none any more.
+    """
 
     jobs: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
@@ -88,6 +95,8 @@ class Net:
     nodes: list[str] = field(default_factory=list)
     queues: list[str] = field(default_factory=list)
     pools: list[str] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)
+    unloaded: list[str] = field(default_factory=list)
     minutes: list[MinuteCounts] = field(default_factory=list)
 
 
@@ -134,6 +143,7 @@ def net_effect(batch: ViewBatch, memory: Memory | None) -> Net:
     else:
         _put_nodes(net, batch, memory)
     _put_queues(net, batch, jobs.values())
+    _put_loads(net, state, dict.fromkeys(job.terms.tenant for job in batch.changed.values()))
     net.minutes = _count(batch)
     return net
 
@@ -167,6 +177,7 @@ def whole_effects(state: State) -> Iterator[Net]:
         net.queues += [queue_key(queue.pool, queue.name), encode_queue(queue)]
     for pool in state.pools.values():
         net.pools += [pool.name, encode_pool(pool)]
+    _put_loads(net, state, state.loads)
     yield net
     live = (job for job in state.jobs.values() if job.state not in ENDED_STATES)
     while step := list(islice(live, FILL_JOBS)):
@@ -295,6 +306,18 @@ def _put_queues(net: Net, batch: ViewBatch, jobs: Iterable[Job]) -> None:
         net.queues += [queue_key(pool, name), encode_queue(state.queues[pool, name])]
     for name in pools:
         net.pools += [name, encode_pool(state.pools[name])]
+
+
+def _put_loads(net: Net, state: State, tenants: Iterable[str]) -> None:
+    """How much these tenants have that has not ended, and all tenants together."""
+    for tenant in tenants:
+        load = state.loads.get(tenant)
+        if load is None:
+            net.unloaded.append(tenant)
+        else:
+            net.loads += [tenant, encode_load(load)]
+    if net.loads or net.unloaded:
+        net.loads += [ALL_TENANTS, encode_load(state.load)]
 
 
 def _count(batch: ViewBatch) -> list[MinuteCounts]:

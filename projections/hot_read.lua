@@ -71,6 +71,11 @@ function asked.rows()
   return {redis.call('HVALS', root .. 'jobs')}
 end
 
+-- ARGV[2]: a tenant; all of them together are the tenant ''.
+function asked.loads()
+  return redis.call('HMGET', root .. 'loads', '', ARGV[2])
+end
+
 -- ARGV[2]: the first minute. Answers each counter's sum from there on, and the first one held.
 function asked.counts()
   local sums, names = {}, {}

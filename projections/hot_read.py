@@ -20,8 +20,10 @@ from projections.hot_net import MINUTE_US, RUN, WAIT
 from projections.hot_rows import (
     HotJob,
     HotNode,
+    PoolRow,
     QueueRow,
     decode_job,
+    decode_load,
     decode_node,
     decode_pool,
     decode_queue,
@@ -30,6 +32,7 @@ from projections.hot_rows import (
 )
 from projections.pipeline import Position, ViewUnavailable
 from schemas.ids import partition_of
+from stream_processors.domain.state import Load
 
 T = TypeVar("T")
 LOOKS = 3
@@ -73,8 +76,7 @@ class HotQueue:
 class HotPool:
     """A pool, its nodes, and how many jobs stand in its order of service."""
 
-    name: str
-    description: str
+    row: PoolRow
     waiting: int
     nodes: tuple[HotNode, ...]
 
@@ -167,9 +169,17 @@ class HotReader:
             by_pool[node.pool].append(node)
         found = []
         for row, waiting in rows:
-            name, description = decode_pool(row)
-            found.append(HotPool(name, description, waiting, tuple(by_pool[name])))
-        return Reading(answer.position, sorted(found, key=lambda pool: pool.name))
+            pool = decode_pool(row)
+            found.append(HotPool(pool, waiting, tuple(by_pool[pool.name])))
+        return Reading(answer.position, sorted(found, key=lambda pool: pool.row.name))
+
+    def loads(self, shard: int, tenant: str) -> Reading[tuple[Load, Load]] | None:
+        """What has not ended on a shard: of all tenants, and of this one."""
+        answer = self._ask(shard, "loads", tenant)
+        if answer is None:
+            return None
+        everyone, one = map(decode_load, answer.value)
+        return Reading(answer.position, (everyone, one))
 
     def statistics(
         self, shard: int, since: int, queue: tuple[str, str] | None = None

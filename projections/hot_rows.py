@@ -7,7 +7,7 @@ there are many; the rest are few. Written by `hot_net.py`, read by `hot_read.py`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
@@ -15,13 +15,16 @@ import msgspec
 
 from schemas.codec import MalformedRecord, decode_title
 from schemas.digest import JobRow
+from schemas.terms import QueueDefaults
 from stream_processors.domain.rows import job_row
-from stream_processors.domain.state import Job, Node, Pool, Queue, State
+from stream_processors.domain.state import Job, Load, Node, Pool, Queue, State
 
 Title = tuple[str, str]
 """Job type and name, as the spec says them."""
 
 NO_TITLE: Title = ("", "")
+TITLE_MAX = 1_000
+"""Characters of either that views hold and public events tell; the spec has the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,18 @@ class QueueRow:
     name: str
     state: str
     description: str
+    defaults: QueueDefaults = field(default_factory=QueueDefaults)
+    retries_per_hour: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """A pool as it was last changed. While `retries_on` is False no retry is due."""
+
+    name: str
+    description: str
+    retries_on: bool = True
+    tenant_retries_per_hour: int = 0
 
 
 _ROW_FIELDS = tuple(field.name for field in fields(JobRow))
@@ -94,9 +109,10 @@ def title_of(job: Job) -> Title:
     if job.key_id:
         return NO_TITLE
     try:
-        return decode_title(job.spec_schema_id, job.spec)
+        job_type, name = decode_title(job.spec_schema_id, job.spec)
     except MalformedRecord:
         return NO_TITLE
+    return job_type[:TITLE_MAX], name[:TITLE_MAX]
 
 
 def nodes_of(state: State, job: Job) -> tuple[str, ...]:
@@ -158,7 +174,14 @@ def decode_node(data: bytes) -> HotNode:
 
 def encode_queue(queue: Queue) -> str:
     """A queue's JSON."""
-    row = QueueRow(queue.pool, queue.name, queue.state.value, queue.description)
+    row = QueueRow(
+        pool=queue.pool,
+        name=queue.name,
+        state=queue.state.value,
+        description=queue.description,
+        defaults=queue.defaults,
+        retries_per_hour=queue.retries_per_hour,
+    )
     return _encode(row).decode()
 
 
@@ -168,14 +191,24 @@ def decode_queue(data: bytes) -> QueueRow:
 
 
 def encode_pool(pool: Pool) -> str:
-    """A pool's JSON: name, description."""
-    return _encode((pool.name, pool.description)).decode()
+    """A pool's JSON: the values of its `PoolRow`, its name first."""
+    switch = (pool.retries_on, pool.tenant_retries_per_hour)
+    return _encode((pool.name, pool.description, *switch)).decode()
 
 
-def decode_pool(data: bytes) -> tuple[str, str]:
-    """Name and description of a pool."""
-    name, description = msgspec.json.decode(data)
-    return name, description
+def decode_pool(data: bytes) -> PoolRow:
+    """The pool that `encode_pool` wrote, in this release or one before."""
+    return PoolRow(*msgspec.json.decode(data))
+
+
+def encode_load(load: Load) -> str:
+    """What a tenant, or all of them, have that has not ended: jobs, and the bytes of specs."""
+    return f"{load.jobs} {load.spec_bytes}"
+
+
+def decode_load(data: bytes | None) -> Load:
+    """The load that `encode_load` wrote; nothing where there is none."""
+    return Load(*map(int, data.split())) if data else Load()
 
 
 def queue_key(pool: str, name: str) -> str:

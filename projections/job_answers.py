@@ -18,10 +18,18 @@ from projections.answers import (
     JobAnswer,
     JobSummary,
     ResourcesAnswer,
-    RetryPolicyAnswer,
 )
+from projections.policy_answers import retry_policy
 from schemas.digest import JobRow
-from schemas.terms import Extra, JobSpec, JobTerms, Label, Topology
+from schemas.terms import (
+    Extra,
+    FailureClass,
+    JobSpec,
+    JobTerms,
+    Label,
+    RetryRule,
+    Topology,
+)
 
 JOBS_URL = "/api/v1/jobs"
 CONFIG_DEPTH_MAX = 100
@@ -43,6 +51,8 @@ class JobHistory:
     """What only the audit view knows, and the live place in the order of service."""
 
     actor: str = ""
+    causation_id: str = ""
+    redrives: str | None = None
     queue_position: int | None = None
     depends_on: tuple[DependencyAnswer, ...] = ()
     attempts: tuple[AttemptAnswer, ...] = ()
@@ -78,29 +88,23 @@ def job_answer(
         queue_position=history.queue_position,
         tasks=terms.tasks,
         gang=_gang(terms),
-        resources=ResourcesAnswer(
-            cpu_milli=terms.cpu_milli,
-            memory_mib=terms.memory_mib,
-            gpu_milli=terms.gpu_milli,
-            extras={extra.name: extra.amount for extra in terms.extras},
-        ),
+        resources=resources(terms),
         gpu_models=list(terms.gpu_models),
         node_selector={label.name: label.value for label in terms.node_selector},
         timeout_seconds=terms.timeout_s,
         start_timeout_seconds=terms.start_timeout_s,
         grace_seconds=terms.grace_s,
-        retry_policy=RetryPolicyAnswer(
-            max_retries=terms.max_retries,
-            backoff_seconds=terms.backoff_s,
-            backoff_multiplier=terms.backoff_multiplier_milli / 1000,
-            max_backoff_seconds=terms.backoff_max_s,
-        ),
+        progress_timeout_seconds=max(terms.progress_timeout_s, 0),
+        deadline_seconds=max(terms.deadline_s, 0),
+        retry_policy=retry_policy(terms),
         image=shown.image,
         command=list(shown.command),
         env={variable.name: variable.value for variable in shown.env},
         config=readable_config(shown.config),
         labels={label.name: label.value for label in shown.labels},
         actor=history.actor,
+        causation_id=history.causation_id,
+        redrives=history.redrives,
         depends_on=list(history.depends_on),
         attempts=list(history.attempts),
         explain_url=f"{JOBS_URL}/{facts.row.job_id}/explain",
@@ -120,6 +124,30 @@ def readable_config(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     return document
+
+
+def resources(terms: JobTerms) -> ResourcesAnswer:
+    """What each task asks for."""
+    return ResourcesAnswer(
+        cpu_milli=terms.cpu_milli,
+        memory_mib=terms.memory_mib,
+        gpu_milli=terms.gpu_milli,
+        extras={extra.name: extra.amount for extra in terms.extras},
+    )
+
+
+def terms_of_json(document: Mapping[str, Any]) -> JobTerms:
+    """Terms that the audit view keeps as one document: their fields by name."""
+    return JobTerms(
+        **{
+            **document,
+            "topology": Topology(document["topology"]),
+            "extras": tuple(Extra(**value) for value in document["extras"]),
+            "gpu_models": tuple(document["gpu_models"]),
+            "node_selector": tuple(Label(**value) for value in document["node_selector"]),
+            "retry_rules": tuple(retry_rule_of(value) for value in document["retry_rules"]),
+        }
+    )
 
 
 def terms_of_row(row: Mapping[str, Any]) -> JobTerms:
@@ -144,7 +172,17 @@ def terms_of_row(row: Mapping[str, Any]) -> JobTerms:
         backoff_s=row["backoff_s"],
         backoff_multiplier_milli=row["backoff_multiplier_milli"],
         backoff_max_s=row["backoff_max_s"],
+        progress_timeout_s=row["progress_timeout_s"],
+        deadline_s=row["deadline_s"],
+        memory_growth_milli=row["memory_growth_milli"],
+        memory_max_mib=row["memory_max_mib"],
+        retry_rules=tuple(retry_rule_of(value) for value in row["retry_rules"]),
     )
+
+
+def retry_rule_of(value: Mapping[str, Any]) -> RetryRule:
+    """A rule as the audit view keeps it."""
+    return RetryRule(**{**value, "failure": FailureClass(value["failure"])})
 
 
 def facts_of_row(row: Mapping[str, Any]) -> JobFacts:

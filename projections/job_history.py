@@ -28,6 +28,7 @@ def attempts_of(attempts: Sequence[Row], tasks: Sequence[Row]) -> tuple[AttemptA
             ended_at=row["ended_at"],
             failure=failure_word(row["failure"]),
             message=row["message"],
+            fingerprint=row["fingerprint"],
             tasks=by_attempt[row["attempt"]],
         )
         for row in reversed(attempts)
@@ -67,4 +68,5 @@ def _task(row: Row) -> TaskAnswer:
         exit_code=row["exit_code"],
         failure=failure_word(row["failure"]),
         message=row["message"],
+        log_tail=row["log_tail"],
     )

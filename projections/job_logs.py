@@ -17,6 +17,7 @@ import structlog
 from anyio import CancelScope, to_thread
 
 from infra.kafka import KafkaUnavailable, Message, OffsetOutOfRange, Reader
+from infra.telemetry import count
 from projections.read_ports import (
     IsOver,
     LogLine,
@@ -204,8 +205,13 @@ def _decode(record: Message) -> LogLines | None:
         batch = decode(record.value)
     except (MalformedRecord, UnknownSchema) as error:
         log.warning("log lines cannot be read", offset=record.offset, reason=str(error))
+        count("foldline_records_passed_over_total", topic=TASK_LOGS.name)
         return None
-    return batch if isinstance(batch, LogLines) else None
+    if not isinstance(batch, LogLines):
+        log.warning("no log lines", offset=record.offset, kind=type(batch).__name__)
+        count("foldline_records_passed_over_total", topic=TASK_LOGS.name)
+        return None
+    return batch
 
 
 def _line(batch: LogLines, number: int, text: str, *, stream: str) -> LogLine:

@@ -8,18 +8,18 @@ with the command offsets that the view had consumed by then. Writes nothing. Rai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, LiteralString, ParamSpec, TypeVar
 
 import structlog
 
 from infra.http.tokens import CommandPlace
 from infra.http.waiting import Consumed
-from infra.postgres import DatabaseUnavailable, ReadPool, ReadSession
+from infra.postgres import DatabaseUnavailable, ReadPool, ReadSession, micros
 from projections.pipeline import ViewUnavailable
 
 P = ParamSpec("P")
@@ -36,7 +36,7 @@ QUERY_TIMEOUT_S = 3.0
 
 log = structlog.get_logger(__name__)
 
-_POSITIONS = "SELECT shard, next_offset, commands FROM foldline.positions"
+_POSITIONS = "SELECT shard, next_offset, commands, at FROM foldline.positions"
 
 _JOB = """
 SELECT j.*, t.node AS worker_id
@@ -44,10 +44,13 @@ FROM foldline.jobs AS j
 LEFT JOIN foldline.tasks AS t
     ON (t.shard, t.job_no, t.attempt, t.task) = (j.shard, j.job_no, j.attempt, 0)
 WHERE j.job_id = %(job_id)s::uuid
+ORDER BY j.job_no DESC
+LIMIT 1
 """
+"""A key that was forgotten and used again gives the same id to another job: the latest counts."""
 
 _ATTEMPTS = """
-SELECT attempt, placed_at, started_at, ended_at, failure, message
+SELECT attempt, placed_at, started_at, ended_at, failure, message, fingerprint
 FROM foldline.attempts
 WHERE (shard, job_no) = (%(shard)s, %(job_no)s)
 ORDER BY attempt DESC
@@ -56,7 +59,7 @@ LIMIT %(limit)s
 
 _TASKS = """
 SELECT attempt, task, node, incarnation, devices, placed_at, started_at, ended_at, exit_code,
-    failure, message
+    failure, message, log_tail
 FROM foldline.tasks
 WHERE (shard, job_no) = (%(shard)s, %(job_no)s)
 ORDER BY attempt DESC, task
@@ -149,6 +152,19 @@ class Seen(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a view stands on one shard.
+
+    The next offset of the log, the first command that was not consumed, and the time of the last
+    record that was taken in (UTC microseconds).
+    """
+
+    next_offset: int
+    commands: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobRecord:
     """One job's rows; attempts and tasks the newest first, bounded."""
 
@@ -193,11 +209,14 @@ class Queries:
         await self._pool.close()
 
     @_bounded
-    async def positions(self) -> dict[int, tuple[int, int]]:
-        """By shard: the next log offset, and the first command that was not consumed."""
+    async def positions(self) -> dict[int, Standing]:
+        """Where the view stands, by shard."""
         async with self._snapshot() as session:
             rows = await session.fetch(_POSITIONS)
-            return {row["shard"]: (row["next_offset"], row["commands"]) for row in rows}
+            return {
+                row["shard"]: Standing(row["next_offset"], row["commands"], micros(row["at"]))
+                for row in rows
+            }
 
     @_bounded
     async def job(self, job_id: str) -> Seen[JobRecord | None]:
@@ -252,6 +271,13 @@ class Queries:
         async with self._snapshot() as session:
             positions = await session.fetch(_POSITIONS)
             return Seen(await session.fetch(_COMMAND, values), _consumed(positions))
+
+    @_bounded
+    async def fetch(self, query: LiteralString, values: Mapping[str, Any]) -> Seen[list[Row]]:
+        """The rows of a query on the view, and how far it had come then."""
+        async with self._snapshot() as session:
+            positions = await session.fetch(_POSITIONS)
+            return Seen(await session.fetch(query, values), _consumed(positions))
 
     @_bounded
     async def dispatch(self, since: datetime) -> Row:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from infra.http.letters import LetterFilters
 from infra.http.tokens import CommandPlace
 from infra.http.waiting import Consumed
 from projections.answers import (
@@ -23,6 +24,8 @@ from projections.answers import (
     QueueAnswer,
     QueueList,
 )
+from projections.dlq.answers import LetterAnswer, LetterGroups, LetterList
+from projections.dlq.queries import LetterPage
 from projections.queries import Page, Seen
 
 ViewName = Literal["audit", "hot"]
@@ -72,6 +75,19 @@ class Reads(Protocol):
 
     async def metrics(self) -> Seen[MetricsAnswer]:
         """The installation in figures."""
+
+
+class LetterReads(Protocol):
+    """Dead letters. Every method raises `ViewUnavailable` where the view cannot be asked."""
+
+    async def page(self, page: LetterPage) -> Seen[LetterList]:
+        """A page of letters."""
+
+    async def groups(self, filters: LetterFilters) -> Seen[LetterGroups]:
+        """Letters by what they look like."""
+
+    async def letter(self, letter_id: str) -> Seen[LetterAnswer | None]:
+        """One letter in full."""
 
 
 @dataclass(frozen=True, slots=True)

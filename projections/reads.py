@@ -31,6 +31,8 @@ from projections.answers import (
     QueueList,
     ThroughputAnswer,
 )
+from projections.dlq.answers import depth_answer
+from projections.dlq.queries import LetterQueries
 from projections.fleet_answers import (
     cluster_answer,
     counted_from,
@@ -83,7 +85,8 @@ class ViewReads:
     async def consumed(self, view: ViewName) -> Consumed:
         """How far a view has consumed commands."""
         if view == "audit":
-            return {shard: place[1] for shard, place in (await self._queries.positions()).items()}
+            stands = await self._queries.positions()
+            return {shard: place.commands for shard, place in stands.items()}
         found = {}
         for shard in self._shards:
             position = await self._ask(partial(self._hot.position, shard))
@@ -104,6 +107,8 @@ class ViewReads:
         facts, position = _latest(facts_of_row(record.job), record, live)
         history = JobHistory(
             actor=record.job["actor"],
+            causation_id=record.job["causation_id"],
+            redrives=str(record.job["redrives"]) if record.job["redrives"] is not None else None,
             queue_position=position,
             depends_on=dependencies_of(record.dependencies),
             attempts=attempts_of(record.attempts, record.tasks),
@@ -163,7 +168,7 @@ class ViewReads:
         reading = await self._ask(lambda: self._hot.pools(shard))
         if reading is None:
             raise ViewUnavailable(f"the hot view holds nothing of shard {shard} yet")
-        found = next((pool for pool in reading.value if pool.name == name), None)
+        found = next((pool for pool in reading.value if pool.row.name == name), None)
         consumed = {shard: reading.position.commands}
         return Seen(cluster_answer(found) if found is not None else None, consumed)
 
@@ -189,6 +194,7 @@ class ViewReads:
                 "active": sum(queue.active for queue in queues),
                 "retrying": sum(queue.retrying for queue in queues),
             },
+            dead_letters=depth_answer(await LetterQueries(self._queries).depth(), now),
         )
         return Seen(answer, _consumed(day))
 

@@ -21,23 +21,31 @@ from schemas import events
 from schemas.codec import encode, schema_id_of
 from schemas.headers import CloudEvent, Headers, to_headers
 from schemas.ids import format_job_id
-from schemas.public import DeadLetter, JobEvent, JobRetry
-from schemas.terms import ENDED_STATES, FailureClass, JobState, Micros
-from schemas.topics import COMMANDS, DEAD_LETTERS, JOB_EVENTS, JOB_RETRIES
-from stream_processors.domain.state import Job, State
+from schemas.public import DeadLetter, FailedAttempt, JobEvent, JobRetry, ParkedInput
+from schemas.terms import ENDED_STATES, FailureClass, JobState, Micros, ParkedRecord
+from schemas.topics import COMMANDS, DEAD_LETTERS, JOB_EVENTS, JOB_RETRIES, REPORTS
+from stream_processors.domain.retries import retries_left
+from stream_processors.domain.state import Failure, Job, State
 
 RETRY_TYPE = "foldline.job.retry"
 DEAD_LETTER_TYPE = "foldline.job.dlq"
+PARKED_TYPE = "foldline.input.parked"
+INPUT_TOPICS = {"commands": COMMANDS.name, "reports": REPORTS.name}
+NAMES_SPARE = 1_000
+"""Names of lost nodes that are kept, at least: they are named no more once their record was told."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One public record before it is encoded. `key` is the job id; `at` UTC microseconds."""
+    """One public record before it is encoded. `at` is UTC microseconds.
+
+    `key` is the job id, or a parked input's letter id.
+    """
 
     topic: str
     key: str
-    message: JobEvent | JobRetry | DeadLetter
+    message: JobEvent | JobRetry | DeadLetter | ParkedInput
     id: str
     source: str
     type: str
@@ -62,7 +70,6 @@ class _Known:
     job: Job
     job_type: str
     attempt: int = 0
-    retries_used: int = 0
     nodes: list[str] = field(default_factory=list)
 
 
@@ -104,6 +111,7 @@ class JobFacts:
             events.RetriesScheduled: self._retried,
             events.JobsDeadLettered: self._dead_lettered,
             events.JobsCancelled: self._cancelled,
+            events.InputsParked: self._parked,
         }
         self._state = state
         self._names = {node.no: node.name for node in state.nodes.values()}
@@ -112,7 +120,7 @@ class JobFacts:
             if job.state not in ENDED_STATES:
                 numbers = dict.fromkeys(task.node_no for task in job.tasks.values())
                 nodes = [self._names[number] for number in numbers]
-                known = _Known(job, title_of(job)[0], job.attempt, job.retries_used, nodes)
+                known = _Known(job, title_of(job)[0], job.attempt, nodes)
                 self._known[job.no] = known
 
     def take(self, record: CountedRecord) -> list[Fact]:
@@ -123,14 +131,20 @@ class JobFacts:
             handler = self._handlers.get(type(event))
             if handler is not None:
                 handler(saying, event)
+        if len(self._names) > 2 * len(self._state.nodes) + NAMES_SPARE:
+            self._names = {node.no: node.name for node in self._state.nodes.values()}
         return saying.facts
 
     def _submitted(self, saying: _Saying, event: events.JobsSubmitted) -> None:
         for row, offset in enumerate(event.offsets):
             no = event.first_no + row
-            job = saying.jobs.get(no) or self._state.jobs[no]
+            job = self._job(saying, no)
             known = self._known[no] = _Known(job, title_of(job)[0])
             _say(saying, known, JobState.QUEUED, causation=_command(saying.shard, offset))
+
+    def _job(self, saying: _Saying, no: int) -> Job:
+        """The job as the record leaves it."""
+        return saying.jobs.get(no) or self._state.jobs[no]
 
     def _requeued(self, saying: _Saying, event: events.JobsRequeued) -> None:
         for no in event.job_nos:
@@ -168,35 +182,36 @@ class JobFacts:
             _say(saying, self._known.pop(no), JobState.FAILED, (failure, message))
 
     def _retried(self, saying: _Saying, event: events.RetriesScheduled) -> None:
-        rows = zip(
-            event.job_nos, event.due_ats, event.costs, event.failures, event.messages, strict=True
-        )
-        for no, due_at, cost, failure, message in rows:
-            known = self._known[no]
-            known.retries_used += cost
+        rows = zip(event.job_nos, event.due_ats, event.failures, event.messages, strict=True)
+        for row, (no, due_at, failure, message) in enumerate(rows):
+            known, job = self._known[no], self._job(saying, no)
             cause = _say(saying, known, JobState.RETRYING, (failure, message))
-            terms = known.job.terms
+            terms = job.terms
             retry = JobRetry(
-                job_id=format_job_id(known.job.job_id),
+                job_id=format_job_id(job.job_id),
                 tenant=terms.tenant,
                 cluster=terms.pool,
                 queue=terms.queue,
                 failed_attempt=known.attempt,
                 at=_at(saying),
                 due_at=Micros(due_at),
-                retries_left=terms.max_retries - known.retries_used,
+                retries_left=retries_left(job),
                 failure=failure,
                 message=message,
                 nodes=tuple(known.nodes),
+                log_tail=_tail(job, known.attempt),
+                fingerprint=_nth(event.fingerprints, row),
+                job_type=known.job_type,
             )
-            _add(saying, JOB_RETRIES.name, retry, RETRY_TYPE, cause)
+            _add(saying, (JOB_RETRIES.name, retry.job_id), retry, RETRY_TYPE, cause)
 
     def _dead_lettered(self, saying: _Saying, event: events.JobsDeadLettered) -> None:
         rows = zip(event.job_nos, event.failures, event.messages, strict=True)
-        for no, failure, message in rows:
+        for row, (no, failure, message) in enumerate(rows):
             known = self._known.pop(no)
             cause = _say(saying, known, JobState.DEAD_LETTER, (failure, message))
-            job, terms = known.job, known.job.terms
+            job = self._job(saying, no)
+            terms = job.terms
             letter = DeadLetter(
                 job_id=format_job_id(job.job_id),
                 tenant=terms.tenant,
@@ -210,8 +225,22 @@ class JobFacts:
                 key_id=job.key_id,
                 spec_schema_id=job.spec_schema_id,
                 spec=job.spec,
+                fingerprint=_nth(event.fingerprints, row),
+                log_tail=_tail(job, known.attempt),
+                history=tuple(map(_failed_attempt, job.history)),
+                job_type=known.job_type,
+                priority=job.priority,
+                terms=terms,
+                causation_id=job.causation_id,
+                redrives=format_job_id(job.redrives) if job.redrives else "",
             )
-            _add(saying, DEAD_LETTERS.name, letter, DEAD_LETTER_TYPE, cause)
+            _add(saying, (DEAD_LETTERS.name, letter.job_id), letter, DEAD_LETTER_TYPE, cause)
+
+    def _parked(self, saying: _Saying, event: events.InputsParked) -> None:
+        for record in event.records:
+            letter = _parked_input(saying.shard, record)
+            cause = f"{letter.topic}:{letter.partition}:{letter.offset}"
+            _add(saying, (DEAD_LETTERS.name, letter.letter_id), letter, PARKED_TYPE, cause)
 
     def _cancelled(self, saying: _Saying, event: events.JobsCancelled) -> None:
         rows = zip(event.job_nos, event.offsets, event.reasons, strict=True)
@@ -265,20 +294,66 @@ def _say(
         failure=cause[0],
         message=cause[1],
         nodes=nodes,
+        causation_id=known.job.causation_id,
     )
-    return _add(saying, JOB_EVENTS.name, event, f"foldline.job.{state.value}", causation)
+    kind = f"foldline.job.{state.value}"
+    return _add(saying, (JOB_EVENTS.name, event.job_id), event, kind, causation)
+
+
+def _parked_input(shard: int, record: ParkedRecord) -> ParkedInput:
+    return ParkedInput(
+        letter_id=f"{shard}:{record.input}:{record.offset}",
+        topic=INPUT_TOPICS[record.input],
+        partition=shard,
+        offset=record.offset,
+        at=record.at,
+        code=record.code,
+        message=record.message,
+        key=record.key,
+        headers=record.headers,
+        size=record.size,
+        sha256=record.sha256,
+        value=record.value,
+    )
+
+
+def _failed_attempt(one: Failure) -> FailedAttempt:
+    return FailedAttempt(
+        attempt=one.attempt,
+        ended_at=Micros(one.ended_at),
+        failure=one.failure,
+        message=one.message,
+        exit_code=one.exit_code,
+        nodes=one.nodes,
+    )
+
+
+def _tail(job: Job, attempt: int) -> str:
+    """What the failed task of this attempt wrote last.
+
+    A record ends at most one attempt of a job, so the last of its history is the one spoken of.
+    """
+    last = job.history[-1] if job.history else None
+    return last.tail if last is not None and last.attempt == attempt else ""
+
+
+def _nth(column: list[str], row: int) -> str:
+    """A row's value; "" in an event of before there was the column."""
+    return column[row] if column else ""
 
 
 def _add(
     saying: _Saying,
-    topic: str,
-    message: JobEvent | JobRetry | DeadLetter,
+    where: tuple[str, str],
+    message: JobEvent | JobRetry | DeadLetter | ParkedInput,
     kind: str,
     causation: str,
 ) -> str:
+    """Add a fact for a topic and key; answers its id."""
+    topic, key = where
     fact = Fact(
         topic=topic,
-        key=message.job_id,
+        key=key,
         message=message,
         id=f"{saying.shard}:{saying.record.offset}:{len(saying.facts)}",
         source=f"/foldline/shards/{saying.shard}",

@@ -112,8 +112,8 @@ async def list_jobs(
     after: AfterHeader = None,
 ) -> JobList:
     """The newest first. Follow `next_cursor`: pages stay true while jobs come and go."""
-    await _wait(side, "audit", filters.min_position or after)
-    return _seen(response, await side.reads.jobs(page_of(filters, side.page_limit_max)))
+    await wait_until_visible(side, "audit", filters.min_position or after)
+    return seen(response, await side.reads.jobs(page_of(filters, side.page_limit_max)))
 
 
 @router.get(
@@ -125,8 +125,8 @@ async def list_jobs(
 )
 async def show_job(job_id: str, response: Response, side: Held, after: After = None) -> JobAnswer:
     """With its attempts, and its place in the order of service while it waits."""
-    await _wait(side, "audit", after)
-    return _seen(response, await _job(side, job_id))
+    await wait_until_visible(side, "audit", after)
+    return seen(response, await _job(side, job_id))
 
 
 @router.get(
@@ -204,8 +204,8 @@ async def read_logs(
 )
 async def list_queues(response: Response, side: Held, after: After = None) -> QueueList:
     """Every queue of every cluster, as it is now."""
-    await _wait(side, "hot", after)
-    return _seen(response, await side.reads.queues())
+    await wait_until_visible(side, "hot", after)
+    return seen(response, await side.reads.queues())
 
 
 @router.get(
@@ -223,9 +223,9 @@ async def show_queue(
     after: After = None,
 ) -> QueueAnswer:
     """As it is now, and what happened in its last hour."""
-    await _wait(side, "hot", after)
+    await wait_until_visible(side, "hot", after)
     text = f"there is no queue {name!r} in cluster {cluster!r}; create it with PUT"
-    return _found(response, await side.reads.queue(cluster, name), ("queue_not_found", text))
+    return found(response, await side.reads.queue(cluster, name), ("queue_not_found", text))
 
 
 @router.get(
@@ -237,8 +237,8 @@ async def show_queue(
 )
 async def list_clusters(response: Response, side: Held, after: After = None) -> ClusterList:
     """Every cluster with its nodes and what is free on them."""
-    await _wait(side, "hot", after)
-    return _seen(response, await side.reads.clusters())
+    await wait_until_visible(side, "hot", after)
+    return seen(response, await side.reads.clusters())
 
 
 @router.get(
@@ -252,9 +252,9 @@ async def show_cluster(
     name: Named, response: Response, side: Held, after: After = None
 ) -> ClusterAnswer:
     """With its nodes and what is free on them."""
-    await _wait(side, "hot", after)
+    await wait_until_visible(side, "hot", after)
     text = f"there is no cluster {name!r}; create it with PUT"
-    return _found(response, await side.reads.cluster(name), ("cluster_not_found", text))
+    return found(response, await side.reads.cluster(name), ("cluster_not_found", text))
 
 
 @router.get(
@@ -266,8 +266,8 @@ async def show_cluster(
 )
 async def show_metrics(response: Response, side: Held, after: After = None) -> MetricsAnswer:
     """Counts of a day, dispatch times and throughput. For Prometheus there is `/metrics`."""
-    await _wait(side, "hot", after)
-    return _seen(response, await side.reads.metrics())
+    await wait_until_visible(side, "hot", after)
+    return seen(response, await side.reads.metrics())
 
 
 @router.get(
@@ -287,9 +287,9 @@ async def show_command(
     place = parse_token(token)
     if place is None:
         raise ApiError(404, "command_not_found", f"{token!r} is no position of a write")
-    await _wait(side, "audit", after)
+    await wait_until_visible(side, "audit", after)
     text = f"nothing is known of a command at {token}"
-    return _found(response, await side.reads.command(place), ("command_not_found", text))
+    return found(response, await side.reads.command(place), ("command_not_found", text))
 
 
 @health_router.get("/live", summary="Whether the process answers")
@@ -313,7 +313,8 @@ async def ready(response: Response, side: Held) -> HealthAnswer:
     return health
 
 
-async def _wait(side: ReadSide, view: ViewName, position: str | None) -> None:
+async def wait_until_visible(side: ReadSide, view: ViewName, position: str | None) -> None:
+    """Wait, bounded, until a view has come to a position, where one is asked for."""
     if position is not None:
         wanted = wanted_places(position, side.shards)
         await until_reached(lambda: side.reads.consumed(view), wanted, side.wait_s)
@@ -356,15 +357,17 @@ def _no_job(job_id: str, consumed: Consumed) -> ApiError:
     return ApiError(404, "job_not_found", text, headers=headers)
 
 
-def _seen(response: Response, seen: Seen[T]) -> T:
-    response.headers[POSITION_HEADER] = format_position(seen.consumed)
-    return seen.value
+def seen(response: Response, answer: Seen[T]) -> T:
+    """What was seen, with the position of its view in the header."""
+    response.headers[POSITION_HEADER] = format_position(answer.consumed)
+    return answer.value
 
 
-def _found(response: Response, seen: Seen[T | None], missing: tuple[str, str]) -> T:
-    position = format_position(seen.consumed)
-    if seen.value is None:
+def found(response: Response, answer: Seen[T | None], missing: tuple[str, str]) -> T:
+    """The same of one thing; a 404 of this code and text where it is not there."""
+    position = format_position(answer.consumed)
+    if answer.value is None:
         code, text = missing
         raise ApiError(404, code, text, headers={POSITION_HEADER: position})
     response.headers[POSITION_HEADER] = position
-    return seen.value
+    return answer.value

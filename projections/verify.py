@@ -1,26 +1,28 @@
 """Proof that the views are what the log says: the log from its first record, and each view.
 
 Folds every shard from offset 0 with the counting rule, and compares each view with the fold at
-exactly the view's own position: the chain there, and the digest of all its job rows. Reads only;
+exactly the view's own position: the chain there, the digest of all its job rows, and of the dead
+letters where the view holds those. Reads only;
 views may move while it runs, for each is read as of one moment. What disagrees is named: the
 record, or the first job whose rows differ.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 from infra.follow import ShardFollower
 from infra.log import read_record
 from projections.audit import AuditView
 from projections.hot import HotView
+from projections.letters import LetterBook
 from projections.logs import KafkaLogs, LogReader
 from projections.pipeline import Position, position_of
 from projections.rebuild import FoldDigest, audit_digest, hot_digest
-from schemas.digest import JobRow, format_digest
+from schemas.digest import JobRow, LetterRow, digest, format_digest
 from schemas.envelope import Decision
 from schemas.terms import ENDED_STATES
 from stream_processors.domain.counting import Chain, LogStopped, Verdict, judge
@@ -43,15 +45,27 @@ class ComparableView(Protocol):
         """The rows themselves, and the position at which they are so."""
 
 
+@runtime_checkable
+class LetterView(Protocol):
+    """A view that holds dead letters too."""
+
+    def letters(self, shard: int) -> tuple[Position, list[LetterRow]]:
+        """Every dead letter, and the position at which that is so."""
+
+
 @dataclass(frozen=True, slots=True)
 class ViewFinding:
-    """One view of one shard. `problem` is empty where it is what the fold says."""
+    """One view of one shard. `problem` is empty where it is what the fold says.
+
+    `letters` is None for a view that holds no dead letters.
+    """
 
     view: str
     position: Position
     jobs: int
     digest: int
     problem: str = ""
+    letters: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +111,10 @@ class VerifyReport:
                 f" {one.problem or 'whole'}"
             )
             for view in one.views:
+                letters = "" if view.letters is None else f" and {view.letters} dead letters"
+                at = f"{view.jobs} jobs{letters} at offset {view.position.next_offset}"
                 yield (
-                    f"  {view.view}: {view.jobs} jobs at offset {view.position.next_offset}, digest"
+                    f"  {view.view}: {at}, digest"
                     f" {format_digest(view.digest)[:16]}: {view.problem or 'equal to the fold'}"
                 )
 
@@ -133,6 +149,7 @@ class _Walk:
     """The walk along one shard's log. `doubtful` is the first record that should have counted."""
 
     follower: ShardFollower
+    book: LetterBook
     records: int = 0
     skipped: Counter[Verdict] = field(default_factory=Counter)
     doubtful: int | None = None
@@ -144,10 +161,15 @@ def _verify_shard(
 ) -> ShardFinding:
     """Views are asked first, so that the log surely holds all that they have taken in."""
     claims = {name: view.digest(shard) for name, (view, _) in views.items()}
-    walk = _Walk(ShardFollower(shard))
+    letters = _Letters({}, {})
+    for name, (view, _) in views.items():
+        if isinstance(view, LetterView):
+            letters.claims[name] = view.letters(shard)
+    walk = _Walk(ShardFollower(shard), LetterBook(shard))
     findings: dict[str, ViewFinding] = {}
 
     def meet() -> None:
+        letters.meet(walk)
         for name, (position, value, jobs) in claims.items():
             if position.next_offset == walk.follower.chain.next_offset:
                 view, fold_digest = views[name]
@@ -157,11 +179,9 @@ def _verify_shard(
     _walk(logs, shard, walk, meet)
     for name, (position, value, jobs) in claims.items():
         if name not in findings:
-            problem = (
-                f"stands at offset {position.next_offset}, which the log does not reach:"
-                f" it ends at {walk.follower.chain.next_offset}"
-            )
+            problem = _beyond(position, walk)
             findings[name] = ViewFinding(name, position, jobs, value, problem)
+    findings = {name: letters.noted(walk, finding) for name, finding in findings.items()}
     chain, state = walk.follower.chain, walk.follower.state
     return ShardFinding(
         shard=shard,
@@ -172,6 +192,36 @@ def _verify_shard(
         skipped=dict(walk.skipped),
         views=tuple(findings[name] for name in views),
         problem=walk.problem,
+    )
+
+
+@dataclass(slots=True)
+class _Letters:
+    """What views claim of dead letters, and what is wrong with it where the walk has met them."""
+
+    claims: dict[str, tuple[Position, list[LetterRow]]]
+    problems: dict[str, str]
+
+    def meet(self, walk: _Walk) -> None:
+        """Compare every claim that is about this place."""
+        for name, (position, rows) in self.claims.items():
+            if position.next_offset == walk.follower.chain.next_offset:
+                self.problems[name] = _compare_letters(rows, walk.book)
+
+    def noted(self, walk: _Walk, finding: ViewFinding) -> ViewFinding:
+        """The finding with what was found of its view's letters."""
+        claim = self.claims.get(finding.view)
+        if claim is None:
+            return finding
+        position, rows = claim
+        problem = self.problems.get(finding.view, _beyond(position, walk))
+        return replace(finding, letters=len(rows), problem=finding.problem or problem)
+
+
+def _beyond(position: Position, walk: _Walk) -> str:
+    return (
+        f"stands at offset {position.next_offset}, which the log does not reach:"
+        f" it ends at {walk.follower.chain.next_offset}"
     )
 
 
@@ -198,6 +248,8 @@ def _walk(logs: LogReader, shard: int, walk: _Walk, meet: Callable[[], None]) ->
             if counted is not None:
                 walk.records += 1
                 walk.doubtful = None
+                gone = {job.no: job for job in counted.forgotten}
+                walk.book.take(counted, ChainMap(gone, walk.follower.state.jobs))
             else:
                 _note_skipped(walk, before, entry.value, entry.offset)
             meet()
@@ -241,6 +293,18 @@ def _compare(
     if at != position:
         return f"{found}; the view has moved on since, so the job that differs is not named"
     return f"{found}; {_first_difference(follower.state, rows)}"
+
+
+def _compare_letters(rows: list[LetterRow], book: LetterBook) -> str:
+    value, expected = digest(rows), book.digest()
+    if value == expected:
+        return ""
+    held = {(row.letter_id, row.job_no): row for row in rows}
+    for due in book.rows():
+        row = held.pop((due.letter_id, due.job_no), None)
+        if row != due:
+            return f"dead letter {due.letter_id} is {row or 'missing'}, it should be {due}"
+    return f"has dead letters that the log knows nothing of: {', '.join(key for key, _ in held)}"
 
 
 def _first_difference(state: State, rows: list[JobRow]) -> str:

@@ -260,12 +260,22 @@ def _load_prefixes() -> dict[int, tuple[int, list[Read]]]:
         if entry.name == "SubmitJob":
             schema = _schema("SubmitJob", entry.version)
             readers = Compiler(_ARRAYS).field_readers(schema, SubmitJob)
-            names = [name for name, _ in readers]
-            expected = [field.name for field in fields(Submission)][:-2]
-            assert names == [*expected, "spec"], "the spec comes last, after what is scheduled by"
+            assert readers[-1][0] == "spec", "the spec comes last, after what is scheduled by"
             spec_id = specs[tuple(_columns(schema["fields"][-1]["type"]))]
-            prefixes[schema_id] = (spec_id, [read for _, read in readers[:-1]])
+            prefixes[schema_id] = (spec_id, _aligned(readers[:-1]))
     return prefixes
+
+
+def _aligned(readers: list[tuple[str, Read]]) -> list[Read]:
+    """One reader for each field of a `Submission` but the spec's; the default where none wrote."""
+    reads = dict(readers)
+    wanted = fields(Submission)[:-2]
+    assert [name for name, _ in readers] == [one.name for one in wanted if one.name in reads]
+    return [reads.get(one.name) or _constant(one.default) for one in wanted]
+
+
+def _constant(value: Any) -> Read:
+    return lambda _, at: (value, at)
 
 
 def _load_titles() -> dict[int, list[Read]]:

@@ -7,9 +7,9 @@ that names the command's offset. `actor` is an identifier, never personal data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from schemas.terms import Condition, JobSpec, JobTerms, QueueState
+from schemas.terms import Condition, JobSpec, JobTerms, QueueDefaults, QueueState, Switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class SubmitJob:
 
     The scheduling fields come first on the wire: the engine decodes them and carries the encoded
     `spec` on as bytes. `key_id` names the key that the spec is encrypted with; 0 is clear.
+    `causation_id` names what caused the command, at most 256 characters; `redrives` is the id of
+    the job whose dead letter this submission runs again, or "".
     """
 
     terms: JobTerms
@@ -36,6 +38,8 @@ class SubmitJob:
     depends_on: tuple[Dependency, ...]
     key_id: int
     actor: str
+    causation_id: str = field(default="", kw_only=True)
+    redrives: str = field(default="", kw_only=True)
     spec: JobSpec
 
 
@@ -49,6 +53,8 @@ class Submission:
     depends_on: tuple[Dependency, ...]
     key_id: int
     actor: str
+    causation_id: str = field(default="", kw_only=True)
+    redrives: str = field(default="", kw_only=True)
     spec_schema_id: int
     spec: bytes
 
@@ -81,20 +87,44 @@ class CancelJob:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeDeadLetters:
+    """These dead letters were dealt with: lists leave them out from now on.
+
+    `ids` are job ids, or `shard:input:offset` of a parked input; at most 1,000, all of one shard.
+    """
+
+    ids: tuple[str, ...]
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
 class PutQueue:
-    """Create a queue of a pool or change its state."""
+    """Create a queue of a pool or change it.
+
+    `defaults` replaces what its jobs get where they say nothing; empty keeps it. The queue's jobs
+    may be retried `retries_per_hour` times, later retries are put off; 0 is no bound, -1 keeps it.
+    """
 
     pool: str
     name: str
     state: QueueState
     description: str
     actor: str
+    defaults: tuple[QueueDefaults, ...] = ()
+    retries_per_hour: int = -1
 
 
 @dataclass(frozen=True, slots=True)
 class PutPool:
-    """Create a pool (the API's cluster) or change its description."""
+    """Create a pool (the API's cluster) or change it.
+
+    `retries` is the kill switch: while it is off no failed attempt is followed by another, and
+    what is due waits. Each tenant may have `tenant_retries_per_hour`; 0 is no bound, -1 keeps it.
+    """
 
     name: str
     description: str
     actor: str
+    retries: Switch = Switch.KEEP
+    tenant_retries_per_hour: int = -1

@@ -84,6 +84,8 @@ def _record_schema(kind: type, named: set[str]) -> Schema:
         }
         if field.default is not MISSING:
             column["default"] = _json_default(field.default)
+        elif field.default_factory is not MISSING:
+            column["default"] = _json_default(tuple(field.default_factory()))
         columns.append(column)
     doc = (kind.__doc__ or "").strip()
     return {
@@ -99,6 +101,8 @@ def _json_default(value: Any) -> Any:
     if isinstance(value, tuple):
         assert not value, "only empty arrays can be defaults"
         return []
+    if is_dataclass(value):
+        return {item.name: _json_default(getattr(value, item.name)) for item in fields(value)}
     return str(value) if isinstance(value, StrEnum) else value
 
 

@@ -1,7 +1,7 @@
 """How two views of the same jobs are compared: an order-free sum of row hashes.
 
-Every view that claims to hold jobs can make `JobRow`s; the sum of their hashes (modulo 2**128)
-is equal exactly when the views hold equal rows, in whatever order and however partitioned.
+Every view that claims to hold jobs can make `JobRow`s, and `LetterRow`s of those that were laid
+aside; the sum of their hashes (modulo 2**128) is equal exactly when the views hold equal rows, in whatever order and however partitioned.
 """
 
 from __future__ import annotations
@@ -35,13 +35,36 @@ class JobRow:
     message: str
 
 
-def row_hash(row: JobRow) -> int:
+@dataclass(frozen=True, slots=True)
+class LetterRow:
+    """What the log and every view say alike of a dead letter. Times as in `JobRow`.
+
+    `letter_id` is a job id, or `shard:input:offset` of a parked input, whose `job_no` is 0.
+    `state` is open, redriven or purged, as the last act upon it left it.
+    """
+
+    letter_id: str
+    shard: int
+    job_no: int
+    state: str
+    at: int
+    attempts: int
+    failure: str
+    fingerprint: str
+    redriven_by: str = ""
+    redriven_at: int = 0
+    purged_at: int = 0
+    purged_by: str = ""
+    purge_reason: str = ""
+
+
+def row_hash(row: JobRow | LetterRow) -> int:
     """128 bits that stand for this row."""
     text = "\x1f".join(map(str, astuple(row)))
     return int.from_bytes(blake2b(text.encode(), digest_size=16).digest(), "big")
 
 
-def digest(rows: Iterable[JobRow], start: int = 0) -> int:
+def digest(rows: Iterable[JobRow | LetterRow], start: int = 0) -> int:
     """The sum of the rows' hashes, on top of `start`."""
     return (start + sum(map(row_hash, rows))) % MODULUS
 

@@ -8,9 +8,19 @@ event is its record's `at`. State follows from these by `stream_processors.domai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from schemas.terms import Extra, FailureClass, GpuDevice, JobTerms, Label, QueueState
+from schemas.terms import (
+    NO_DEFAULTS,
+    Extra,
+    FailureClass,
+    GpuDevice,
+    JobTerms,
+    Label,
+    ParkedRecord,
+    QueueDefaults,
+    QueueState,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +30,9 @@ class JobsSubmitted:
     `job_ids` and `spec_hashes` are 16 bytes a row, run together. `offsets` are the places of the
     commands in the commands topic, `submitted_ats` when the broker took them (UTC microseconds):
     a job's age counts from there. Dependencies are sparse: row `dep_rows[k]` waits for job
-    `dep_nos[k]`, to succeed if `dep_succeeds[k]`, else to end.
+    `dep_nos[k]`, to succeed if `dep_succeeds[k]`, else to end. Causes are sparse too: row
+    `cause_rows[k]` was caused by `causation_ids[k]`, and runs the dead letter of the job
+    `redrives[k]` (16 bytes, or none) again.
     """
 
     first_no: int
@@ -39,6 +51,9 @@ class JobsSubmitted:
     spec_schema_ids: list[int]
     specs: list[bytes]
     defaults_version: int
+    cause_rows: list[int] = field(default_factory=list)
+    causation_ids: list[str] = field(default_factory=list)
+    redrives: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,33 @@ class CommandsRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class InputsParked:
+    """Inputs that cannot be read, with their bytes: they go to the dead letters.
+
+    Each is refused, too, by `CommandsRefused` or `ReportsRefused`.
+    """
+
+    records: list[ParkedRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettersPurged:
+    """Dead letters were dealt with: job ids, or `shard:input:offset` of parked inputs."""
+
+    offset: int
+    ids: list[str]
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlinesPassed:
+    """Jobs with tasks are out of time for good: once these are dead, the jobs have failed."""
+
+    job_nos: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class CancelsRequested:
     """Users asked for the end of jobs that run; each ends once its tasks are known dead."""
 
@@ -75,7 +117,7 @@ class CancelsRequested:
 
 @dataclass(frozen=True, slots=True)
 class QueueChanged:
-    """A queue was created or changed."""
+    """A queue was created or changed. `retries_per_hour` 0 is no bound."""
 
     offset: int
     pool: str
@@ -83,16 +125,23 @@ class QueueChanged:
     state: QueueState
     description: str
     actor: str
+    defaults: QueueDefaults = NO_DEFAULTS
+    retries_per_hour: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PoolChanged:
-    """A pool was created or changed. `offset` is -1 for the pool that a shard starts with."""
+    """A pool was created or changed. `offset` is -1 for the pool that a shard starts with.
+
+    While `retries_on` is False no retry is due. `tenant_retries_per_hour` 0 is no bound.
+    """
 
     offset: int
     name: str
     description: str
     actor: str
+    retries_on: bool = True
+    tenant_retries_per_hour: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +234,10 @@ class JobsStarted:
 
 @dataclass(frozen=True, slots=True)
 class TasksEnded:
-    """Tasks that are surely dead: reported by their agent (lost nodes speak by `NodesLost`)."""
+    """Tasks that are surely dead: reported by their agent (lost nodes speak by `NodesLost`).
+
+    Row `tail_rows[k]` wrote `tails[k]` last; only of tasks that failed.
+    """
 
     job_nos: list[int]
     attempts: list[int]
@@ -193,6 +245,8 @@ class TasksEnded:
     exit_codes: list[int]
     failures: list[FailureClass]
     messages: list[str]
+    tail_rows: list[int] = field(default_factory=list)
+    tails: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +295,9 @@ class JobsFailed:
 class RetriesScheduled:
     """The attempt failed and another follows at `due_ats` (UTC microseconds): `retrying`.
 
-    `costs` is 1 where the attempt counts against the retry budget, 0 where it is free.
+    `costs` is 1 where the attempt counts against the retry budgets, 0 where it is free.
+    `fingerprints` groups failures that look alike. Sparse: row `avoid_rows[k]` keeps off the node
+    `avoid_nodes[k]` from now on, row `memory_rows[k]` asks for `memories_mib[k]`.
     """
 
     job_nos: list[int]
@@ -250,6 +306,11 @@ class RetriesScheduled:
     costs: list[int]
     failures: list[FailureClass]
     messages: list[str]
+    fingerprints: list[str] = field(default_factory=list)
+    avoid_rows: list[int] = field(default_factory=list)
+    avoid_nodes: list[str] = field(default_factory=list)
+    memory_rows: list[int] = field(default_factory=list)
+    memories_mib: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,12 +322,16 @@ class JobsRequeued:
 
 @dataclass(frozen=True, slots=True)
 class JobsDeadLettered:
-    """The retry budget is spent, or the job is poison. Terminal."""
+    """The retry budget is spent, or the job is poison. Terminal.
+
+    `fingerprints` groups failures that look alike.
+    """
 
     job_nos: list[int]
     attempts: list[int]
     failures: list[FailureClass]
     messages: list[str]
+    fingerprints: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,5 +376,8 @@ Event = (
     | JobsDeadLettered
     | JobsCancelled
     | JobsForgotten
+    | InputsParked
+    | DeadLettersPurged
+    | DeadlinesPassed
 )
 """Anything that can stand in a decision."""

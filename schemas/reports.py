@@ -7,7 +7,7 @@ is the sender's own clock, for people; no rule compares it with another host's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from schemas.terms import Extra, FailureClass, GpuDevice, Label, Micros, TaskState
 
@@ -57,7 +57,8 @@ class TasksReported:
 
     `endpoints` is host:port of a ready gang member's rendezvous, else "". `exit_codes` is the
     process's code, or minus the signal; 0 while it has not ended. `failures` is NONE unless the
-    task ended without success. `messages` are at most 2,000 characters.
+    task ended without success. `messages` are at most 2,000 characters. Of tasks that failed,
+    `tail_rows` are the rows and `tails` the last lines that they wrote, at most 4,000 characters.
     """
 
     node: str
@@ -72,6 +73,8 @@ class TasksReported:
     failures: list[FailureClass]
     messages: list[str]
     endpoints: list[str]
+    tail_rows: list[int] = field(default_factory=list)
+    tails: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

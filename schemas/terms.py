@@ -107,12 +107,61 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class RetryRule:
+    """How attempts that end with one failure class are followed; -1 takes the job's own value.
+
+    With `max_retries` the class has a budget of its own beside the job's; 0 never retries it.
+    """
+
+    failure: FailureClass
+    max_retries: int = -1
+    backoff_s: int = -1
+    backoff_multiplier_milli: int = -1
+    backoff_max_s: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDefaults:
+    """What jobs of a queue get where they say nothing; -1 leaves it to `DEFAULT_TERMS`."""
+
+    timeout_s: int = -1
+    start_timeout_s: int = -1
+    grace_s: int = -1
+    max_retries: int = -1
+    backoff_s: int = -1
+    backoff_multiplier_milli: int = -1
+    backoff_max_s: int = -1
+    progress_timeout_s: int = -1
+    deadline_s: int = -1
+    memory_growth_milli: int = -1
+    memory_max_mib: int = -1
+    retry_rules: tuple[RetryRule, ...] = ()
+
+
+NO_DEFAULTS = QueueDefaults()
+"""A queue that leaves everything to `DEFAULT_TERMS`."""
+
+
+class Switch(StrEnum):
+    """A switch in a command: turn it, or leave it as it is."""
+
+    UNKNOWN = "UNKNOWN"
+    KEEP = "keep"
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
 class JobTerms:
     """Everything the scheduler weighs about a job; resources are for each of its tasks.
 
     In a submission -1 (numbers) and "" (queue, tenant, pool) mean "take the default"; in events
     every value is filled in. `min_members` is 0 for a job that is no gang. `gpu_milli` below 1000
     shares one device, else it is a multiple of 1000.
+
+    `progress_timeout_s` ends an attempt that reports no progress for so long, `deadline_s` ends
+    the job so long after its submission; 0 is never. After `out_of_memory` the next attempt gets
+    `memory_growth_milli` thousandths of the memory, at most `memory_max_mib`.
     """
 
     tenant: str = ""
@@ -134,6 +183,11 @@ class JobTerms:
     backoff_s: int = -1
     backoff_multiplier_milli: int = -1
     backoff_max_s: int = -1
+    progress_timeout_s: int = -1
+    deadline_s: int = -1
+    memory_growth_milli: int = -1
+    memory_max_mib: int = -1
+    retry_rules: tuple[RetryRule, ...] = ()
 
     @property
     def is_gang(self) -> bool:
@@ -141,7 +195,10 @@ class JobTerms:
         return self.min_members > 0
 
 
-DEFAULTS_VERSION = 1
+UNSAID = JobTerms()
+"""Terms that leave everything to the defaults."""
+
+DEFAULTS_VERSION = 2
 """Written beside the filled-in terms, so that a later default changes no old job."""
 
 DEFAULT_TERMS = JobTerms(
@@ -157,8 +214,14 @@ DEFAULT_TERMS = JobTerms(
     backoff_s=5,
     backoff_multiplier_milli=2000,
     backoff_max_s=3_600,
+    progress_timeout_s=0,
+    deadline_s=0,
+    memory_growth_milli=1500,
 )
-"""What a submission gets where it says nothing (version `DEFAULTS_VERSION`)."""
+"""What a submission gets where neither it nor its queue says anything (version
+`DEFAULTS_VERSION`); `memory_max_mib` follows from the memory: `MEMORY_MAX_FACTOR` times it."""
+
+MEMORY_MAX_FACTOR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,3 +255,31 @@ class JobSpec:
     env: tuple[EnvVar, ...] = ()
     config: str = "{}"
     labels: tuple[Label, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordHeader:
+    """One Kafka header of a parked input."""
+
+    name: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedRecord:
+    """An input record that no release of ours could read, as it came.
+
+    `input` is commands or reports, `at` when the broker took it. `size` is that of the value;
+    `value` holds its first `PARKED_BYTES_MAX` bytes, and `sha256` is of all of it.
+    """
+
+    input: str
+    offset: int
+    at: Micros
+    code: str
+    message: str
+    key: bytes
+    headers: tuple[RecordHeader, ...]
+    size: int
+    sha256: bytes
+    value: bytes

@@ -18,6 +18,8 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024
 """The log's record limit, and the limit of every topic that we create."""
 MAX_COMMAND_BYTES = 1024 * 1024
 """A bigger command is refused: no legal one may exceed what a decision can carry."""
+PARKED_BYTES_MAX = 6 * 1024 * 1024
+"""Of an input that cannot be read, so much is kept: a decision carries one such at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ COMMANDS = Topic(
         commands.SubmitJob,
         commands.SubmitJobs,
         commands.CancelJob,
+        commands.PurgeDeadLetters,
         commands.PutQueue,
         commands.PutPool,
     ),
@@ -119,7 +122,7 @@ DEAD_LETTERS = Topic(
     "foldline.jobs.dlq.v1",
     "job id",
     16,
-    (public.DeadLetter,),
+    (public.DeadLetter, public.ParkedInput),
     writer="relay",
     readers="everyone",
     retention_ms=28 * DAY_MS,

@@ -1,8 +1,9 @@
 """The engine's process: one loop that polls, then drains, then decides, for all its shards.
 
-Reads commands and reports of the shards it owns, writes their log, dispatch and snapshots. Who
-should own which shard is suggested by a consumer group; the log decides (`ownership.py`). A record
-that must not be skipped, or an input offset out of range, ends the process loudly.
+Reads commands and reports of the shards it owns, writes their log, dispatch and snapshots; follows
+the log of all others and stands by for them (`tail.py`). Who should own which shard is suggested by
+a consumer group, and by an owner's silence; the log decides (`ownership.py`). A record that must
+not be skipped, or an input offset out of range, ends the process loudly.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import structlog
 
+from infra.collector import spare_the_fold
 from infra.kafka import (
     KafkaUnavailable,
     Membership,
@@ -29,21 +30,22 @@ from infra.kafka import (
 )
 from infra.kafka_log import KafkaLog
 from infra.log import LogUnavailable
-from infra.settings import EngineSettings, KafkaSettings
+from infra.settings import AdmissionSettings, EngineSettings, KafkaSettings
 from infra.snapshots import SnapshotStore
-from infra.state_codec import manifest_of
 from infra.telemetry import count, gauge
 from schemas.topics import COMMANDS, REPORTS
 from stream_processors.domain.counting import Positions
-from stream_processors.domain.draft import CommandAt, Policy
-from stream_processors.engine import EngineOptions, SaveSnapshot, ShardEngine
-from stream_processors.inputs import read_command, read_report
+from stream_processors.domain.draft import Command, CommandAt, Policy, Report, Unreadable
+from stream_processors.engine import EngineOptions, ShardEngine
+from stream_processors.inputs import command_of, report_of
 from stream_processors.leases import LeaseRules
 from stream_processors.log_clock import Reading
 from stream_processors.ownership import Ownership, OwnershipOptions
 from stream_processors.shard_driver import ShardDriver
-from stream_processors.shard_runner import BACKLOG_MAX, ShardRunner
+from stream_processors.shard_runner import ShardRunner
 from stream_processors.snapshot_loading import load_snapshot
+from stream_processors.snapshot_saving import KafkaSnapshots
+from stream_processors.tail import Tail
 
 LOG = structlog.get_logger("foldline.engine")
 GROUP = "foldline.engine.v1"
@@ -86,54 +88,26 @@ class _KafkaOutbox:
             LOG.warning("mail_not_sent", error=error)
 
 
-@dataclass(slots=True)
-class _KafkaSnapshots:
-    """Snapshots on their topic, by a thread of their own: no decision waits for one.
-
-    A failed save is told: the next one makes it good.
-    """
-
-    store: SnapshotStore
-    writer: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1, "snapshots"))
-
-    def save(self, effect: SaveSnapshot) -> None:
-        """Keep one, soon; its bytes are made, so the state may go on."""
-        self.writer.submit(self._save, effect).add_done_callback(_raise_bug)
-
-    def _save(self, effect: SaveSnapshot) -> None:
-        manifest = manifest_of(effect.snapshot, effect.data)
-        try:
-            self.store.save(manifest, effect.data)
-        except KafkaUnavailable as error:
-            LOG.warning("snapshot_not_saved", shard=manifest.shard, error=str(error))
-            count("foldline_snapshots_total", shard=manifest.shard, outcome="failed")
-            return
-        count("foldline_snapshots_total", shard=manifest.shard, outcome="saved")
-        LOG.info("snapshot", shard=manifest.shard, seq=manifest.seq, bytes=len(effect.data))
-
-
-def _raise_bug(saved: Future[None]) -> None:
-    """What a save did not expect is a bug: tell it where people look."""
-    error = saved.exception()
-    if error is not None:
-        LOG.critical("snapshot_bug", error=repr(error))
-
-
 class EngineProcess:
-    """All shards that this process owns or is about to."""
+    """All shards that this process owns or stands by for."""
 
-    def __init__(self, kafka: KafkaSettings, engine: EngineSettings) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, engine: EngineSettings, admission: AdmissionSettings
+    ) -> None:
         """Connects; `run` works until told to stop."""
         self._kafka = kafka
         self._settings = engine
-        self._options = engine_options(engine, shard_count(kafka.bootstrap))
+        self._shards = frozenset(range(shard_count(kafka.bootstrap)))
+        self._options = engine_options(engine, admission, len(self._shards))
         self._outbox = _KafkaOutbox(
             partial(Sender, kafka.bootstrap, message_timeout_s=kafka.message_timeout_s)
         )
         self._reader = Reader(kafka.bootstrap)
+        self._tail = Tail(Reader(kafka.bootstrap))
+        self._follows_anew = False
         self._membership = Membership(kafka.bootstrap, GROUP, COMMANDS.name)
         self._store = SnapshotStore(kafka.bootstrap)
-        self._snapshots = _KafkaSnapshots(SnapshotStore(kafka.bootstrap))
+        self._snapshots = KafkaSnapshots(SnapshotStore(kafka.bootstrap))
         self._runners: dict[int, ShardRunner] = {}
         self._assigned: set[int] = set()
         self._missing_us: dict[int, int] = {}
@@ -147,7 +121,7 @@ class EngineProcess:
             with self._passing_over("turn"):
                 self.turn()
         self._membership.close()
-        self._snapshots.writer.shutdown()
+        self._snapshots.close()
         self._outbox.sender.flush(5.0)
         return 0
 
@@ -160,9 +134,11 @@ class EngineProcess:
                 in_flight = runner.driver.ownership.in_flight > 0
                 runner.step(now, ACK_WAIT_S if in_flight else 0.0)
         self._seek()
-        busy = any(runner.is_busy for runner in self._runners.values())
+        busy = self._tail.is_behind or any(runner.is_busy for runner in self._runners.values())
         self._receive(0.0 if busy else self._settings.poll_s)
         now = read_clocks()
+        with self._passing_over("following"):
+            self._tail.poll(self._runners, now)
         for shard, runner in self._runners.items():
             with self._passing_over("shard", shard):
                 runner.decide(now)
@@ -184,14 +160,16 @@ class EngineProcess:
 
     def _receive(self, timeout_s: float) -> None:
         """Poll, then drain; nothing is read while too much is waiting to be decided."""
-        if any(runner.engine.backlog > BACKLOG_MAX for runner in self._runners.values()):
+        if any(runner.is_full for runner in self._runners.values()):
             return
-        now = read_clocks()
         try:
             messages = self._reader.poll(timeout_s, DRAIN_RECORDS)
         except OffsetOutOfRange as error:
-            self._miss(error, now)
+            self._miss(error, read_clocks())
             return
+        # Not before: this process may have been stopped while it polled, and would then date
+        # heartbeats before they were sent.
+        now = read_clocks()
         for message in messages:
             self._deliver(message, now)
 
@@ -228,16 +206,27 @@ class EngineProcess:
             return
         size = len(message.value or b"")
         if message.topic == COMMANDS.name:
-            received = CommandAt(message.offset, message.at, read_command(message.value))
+            command = command_of(message)
+            _note_parked("commands", message, command)
+            received = CommandAt(message.offset, message.at, command)
             runner.engine.receive_command(received, size)
         else:
-            report = read_report(message.value)
-            runner.engine.receive_report(message.offset, size, report, now)
+            report = report_of(message)
+            _note_parked("reports", message, report)
+            runner.receive_report(message.offset, size, report, now)
 
     def _seek(self) -> None:
-        """Assign the inputs anew when a shard must reread them: where the fold stands."""
-        if not any(runner.seek for runner in self._runners.values()):
-            return
+        """Assign all anew when a shard must reread its inputs, or is followed from now on."""
+        if any(runner.seek for runner in self._runners.values()):
+            self._assign_inputs()
+            self._follows_anew = True
+        if self._follows_anew:
+            runners = self._runners.items()
+            with self._passing_over("following"):
+                self._tail.assign({key: one for key, one in runners if not one.engine.is_ready})
+                self._follows_anew = False
+
+    def _assign_inputs(self) -> None:
         offsets: dict[tuple[str, int], int] = {}
         for shard, runner in self._runners.items():
             if runner.engine.is_ready:
@@ -257,39 +246,44 @@ class EngineProcess:
         for shard in sorted(self._assigned - assigned):
             self._assigned.discard(shard)
             self._runners[shard].revoked(now)
+        wanted = assigned | (
+            self._shards - self._tail.given_up if self._settings.stands_by else set()
+        )
         for shard in [key for key, runner in self._runners.items() if runner.is_done]:
-            if shard not in self._assigned:
-                self._runners.pop(shard).log.close()
-        for shard in sorted(assigned - self._assigned):
+            if shard not in wanted:
+                self._close(shard)
+        for shard in sorted(wanted):
             with self._passing_over("open", shard):
                 self._open(shard)
-                self._assigned.add(shard)
-                self._runners[shard].assigned(now)
+                if shard in assigned - self._assigned:
+                    self._assigned.add(shard)
+                    self._runners[shard].assigned(now)
+
+    def _close(self, shard: int) -> None:
+        self._runners.pop(shard).log.close()
+        self._follows_anew = True
 
     def _open(self, shard: int) -> None:
-        """Make the shard's runner, if it is not there (still) already."""
+        """Make the shard's runner, if it is not there already; it follows."""
         if shard in self._runners:
             return
         log = KafkaLog(self._kafka.bootstrap, shard, self._kafka.message_timeout_s)
-        owner = os.urandom(16)
         try:
             snapshot = load_snapshot(self._store, log, shard)
         except (KafkaUnavailable, LogUnavailable):
             log.close()
             raise
+        owner = os.urandom(16)
         engine = ShardEngine(shard, owner, self._options, snapshot)
-        timeout_us = int(self._kafka.message_timeout_s * 2_000_000)
-        ownership = Ownership(
-            owner,
-            OwnershipOptions(
-                max_in_flight=self._settings.pipeline_depth, send_timeout_us=timeout_us
-            ),
-        )
+        ownership = Ownership(owner, ownership_options(self._kafka, self._settings))
         if snapshot is not None:
-            ownership.restore(snapshot[0].chain)
+            ownership.restore(snapshot.chain)
         driver = ShardDriver(ownership, log)
         runner = ShardRunner(engine, driver, log, self._outbox, self._snapshots)
+        runner.seek = True
         self._runners[shard] = runner
+        spare_the_fold()
+        LOG.info("following", shard=shard, seq=ownership.counted.seq)
 
     def _keep_house(self, now: Reading) -> None:
         """Lag for dashboards, and room: inputs below what the log has consumed may go."""
@@ -310,14 +304,42 @@ class EngineProcess:
             gauge("foldline_input_lag_records", lag, shard=shard, input=topic.name)
 
 
-def engine_options(settings: EngineSettings, shards: int) -> EngineOptions:
+def _note_parked(name: str, message: Message, read: Command | Report) -> None:
+    """Tell people of an input that cannot be read; it goes to the dead letters by the log."""
+    if isinstance(read, Unreadable):
+        place = {"input": name, "shard": message.partition, "offset": message.offset}
+        LOG.warning("input_parked", **place, code=read.code, reason=read.message)
+        count("foldline_inputs_parked_total", input=name, code=read.code)
+
+
+def engine_options(
+    settings: EngineSettings, admission: AdmissionSettings, shards: int
+) -> EngineOptions:
     """The machine's options from what the operator set."""
     return EngineOptions(
-        policy=Policy(shards=shards, retain_finished_s=int(settings.retain_finished_s)),
+        policy=Policy(
+            shards=shards,
+            retain_finished_s=int(settings.retain_finished_s),
+            pending_jobs_max=admission.pending_jobs_max,
+            pending_bytes_max=admission.pending_bytes_max,
+            tenant_pending_jobs_max=admission.tenant_pending_jobs_max,
+            tenant_pending_bytes_max=admission.tenant_pending_bytes_max,
+        ),
         leases=LeaseRules(settings.lease_drift_milli, int(settings.lease_margin_s * 1_000_000)),
         batch_records=settings.batch_max_commands,
         batch_bytes=settings.batch_max_bytes,
         resend_after_us=int(settings.resend_after_s * 1_000_000),
         snapshot_records=settings.snapshot_every_records,
+        snapshot_bytes=settings.snapshot_every_bytes,
         snapshot_after_us=int(settings.snapshot_every_s * 1_000_000),
+        sign_us=int(settings.sign_every_s * 1_000_000),
+    )
+
+
+def ownership_options(kafka: KafkaSettings, settings: EngineSettings) -> OwnershipOptions:
+    """The ownership's bounds from what the operator set."""
+    return OwnershipOptions(
+        max_in_flight=settings.pipeline_depth,
+        send_timeout_us=int(kafka.message_timeout_s * 2_000_000),
+        silence_us=int(settings.takeover_after_s * 1_000_000),
     )

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 import uvicorn
 
+from infra.collector import spare_the_fold
 from infra.follow import ShardFollower
 from infra.kafka import KafkaUnavailable, OffsetOutOfRange, Reader, shard_count
 from infra.kafka_log import KafkaLog
@@ -29,7 +30,7 @@ from stream_processors.snapshot_loading import load_snapshot
 
 LOGGER = structlog.get_logger("foldline.follower")
 POLL_S = 0.1
-RECORDS_PER_TURN = 500
+RECORDS_PER_TURN = 50
 """So that a question never waits long for the lock while a backlog is folded."""
 
 
@@ -89,6 +90,7 @@ def run_follower(kafka: KafkaSettings, settings: FollowerSettings, stop: Callabl
     follower = Follower(
         {shard: _open(kafka, shard) for shard in range(shard_count(kafka.bootstrap))}
     )
+    spare_the_fold()
     reader = Reader(kafka.bootstrap)
     reader.assign(follower.offsets)
     server = _serve(follower, settings)
@@ -118,7 +120,7 @@ def _open(kafka: KafkaSettings, shard: int) -> ShardFollower:
         found = load_snapshot(SnapshotStore(kafka.bootstrap), log, shard)
     finally:
         log.close()
-    return ShardFollower(shard, found[0] if found else None)
+    return ShardFollower(shard, found)
 
 
 def _serve(follower: Follower, settings: FollowerSettings) -> uvicorn.Server:

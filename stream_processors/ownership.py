@@ -6,9 +6,12 @@ It applies the log protocol for one process and one shard: claim before writing,
 counted, resolve every unknown by reading. It does no I/O (`shard_driver.py` does), folds no event
 and never looks into one (`domain/`). Which records count: `domain/counting.py`.
 
-    assigned:  IDLE -> READING -> CLAIMING -> OWNING <-> RESOLVING
-    lost, superseded or unknown:  any of these -> WAITING -> READING
-    revoked:   OWNING -> LEAVING -> IDLE, once another's claim shows that nothing of ours can count
+    the group's word, or the owner's silence:  FOLLOWING -> READING -> CLAIMING -> OWNING <-> RESOLVING
+    lost or superseded:                        any of these -> FOLLOWING
+    outcome unknown, or a wrong clock:         CLAIMING -> WAITING -> FOLLOWING
+
+The group's word counts once: who lost or was superseded claims again only if the owner falls
+silent. An owner gives signs of life and owns until another's claim counts, whatever the group says.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from stream_processors.ownership_effects import (
     Read,
     SteppedDown,
 )
+from stream_processors.silence import Silence
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +44,17 @@ class OwnershipOptions:
     """Bounds of one ownership; times in microseconds.
 
     `max_in_flight` decisions may be unanswered at once. A send is in doubt after
-    `send_timeout_us`. After a lost or unknown claim the next one waits `wait_us` to twice that,
-    by owner. Every `recheck_us` an owner reads on, to learn of a rival though it has nothing to
-    write. An owner whose clock is `far_off_us` from the broker's tries again after
-    `clock_wait_us`.
+    `send_timeout_us`. After an unknown claim the next one waits `wait_us`. An owner of whom nothing
+    was heard for `silence_us` (up to a quarter more, by claimant) may be followed. Every
+    `recheck_us` an owner reads on, to learn of a rival though it has nothing to write. An owner
+    whose clock is `far_off_us` from the broker's tries again after `clock_wait_us`.
     """
 
     max_in_flight: int = 2
     send_timeout_us: int = 10_000_000
     wait_us: int = 200_000
-    recheck_us: int = 5_000_000
+    silence_us: int = 1_500_000
+    recheck_us: int = 1_000_000
     far_off_us: int = 60_000_000
     clock_wait_us: int = 30_000_000
 
@@ -57,8 +62,8 @@ class OwnershipOptions:
 class Phase(Enum):
     """Where an ownership stands."""
 
-    IDLE = auto()
-    """Not assigned, and nothing of ours can still count."""
+    FOLLOWING = auto()
+    """Another owns, or nobody: goes on with what counts, and listens for the owner."""
     READING = auto()
     """Reads to the end, to claim there."""
     CLAIMING = auto()
@@ -68,9 +73,7 @@ class Phase(Enum):
     RESOLVING = auto()
     """The current claim is ours, but what was sent is in doubt: reads to the end."""
     WAITING = auto()
-    """Assigned, but superseded, or the claim was lost or is unknown: claims again in a moment."""
-    LEAVING = auto()
-    """No longer assigned, but what we sent may still count, so its effects are still ours."""
+    """The claim's outcome is unknown, or our clock is wrong: follows, and claims nothing yet."""
 
 
 @dataclass(slots=True)
@@ -94,9 +97,11 @@ class Ownership:
         assert len(owner) == 16, "an owner is 16 bytes"
         self.owner = owner
         self.options = options or OwnershipOptions()
-        self.phase = Phase.IDLE
+        self.phase = Phase.FOLLOWING
         self.counted = GENESIS
-        self._assigned = False
+        self._entitled = False
+        self._silence = Silence(self.options.silence_us, owner)
+        self._at_end = False
         self._in_flight: deque[_Sent] = deque()
         self._tokens = 0
         self._claim_token = 0
@@ -134,31 +139,30 @@ class Ownership:
 
     def restore(self, chain: Chain) -> None:
         """Begin at a snapshot's chain instead of the log's beginning; before anything else."""
-        assert self.phase is Phase.IDLE, "only before the first assignment"
+        assert self.phase is Phase.FOLLOWING, "only before the first claim"
         assert self.counted == GENESIS, "only once"
         self.counted = chain
 
     def assigned(self, now: Reading) -> list[Effect]:
-        """The group gave the shard to this process: read to the end, then claim."""
+        """The group gave the shard to this process: read to the end, then claim, once."""
         del now
-        if self._assigned:
-            return []
-        self._assigned = True
-        self.phase = Phase.READING
-        return [self._read()]
+        self._entitled = self.phase not in (Phase.OWNING, Phase.RESOLVING)
+        return self._begin_reading() if self.phase is Phase.FOLLOWING else []
 
     def revoked(self, now: Reading) -> list[Effect]:
-        """The group took the shard away: decide no more, but see through what was sent."""
-        if not self._assigned:
-            return []
-        self._assigned = False
-        owned = self.phase in (Phase.OWNING, Phase.RESOLVING)
-        if self.counted.owner != self.owner:
-            self.phase = Phase.IDLE
-            return []
-        self.phase = Phase.LEAVING
-        self._recheck_us = now.monotonic_us + self.options.recheck_us
-        return [*([SteppedDown("revoked")] if owned else []), self._read()]
+        """The group means another process to claim; until that one does, an owner goes on."""
+        del now
+        self._entitled = False
+        return []
+
+    def heard(self, epoch: int, owner: bytes) -> None:
+        """A sign of life that is no record of the log; only the current owner's says anything."""
+        if (epoch, owner) == (self.counted.epoch, self.counted.owner):
+            self._silence.broken()
+
+    def deaf(self) -> None:
+        """The log could not be asked: a silence that may be ours says nothing of the owner."""
+        self._silence.broken()
 
     def append(
         self,
@@ -193,12 +197,11 @@ class Ownership:
         if self.counted.next_offset < max(end, self._must_reach):
             return [self._read()]
         if self.phase is Phase.READING:
-            return self._claim(now)
+            self._at_end = True
+            return self._claim(now) if self._entitled else []
         if self.phase is Phase.CLAIMING and self._claim_answered:
-            return self._wait("the claim's outcome is unknown", self._pause_us(), now)
-        if self.phase in (Phase.RESOLVING, Phase.LEAVING):
-            return self._settle()
-        return []
+            return self._wait("the claim's outcome is unknown", self.options.wait_us, now)
+        return self._settle() if self.phase is Phase.RESOLVING else []
 
     def outcome(self, outcome: Outcome, now: Reading) -> list[Effect]:
         """What became of an append."""
@@ -221,18 +224,21 @@ class Ownership:
 
     def tick(self, now: Reading) -> list[Effect]:
         """Time has passed."""
-        late_us = now.monotonic_us - self.options.send_timeout_us
+        slept = self._silence.tick(now)
         if self.phase is Phase.WAITING and now.monotonic_us >= self._wake_us:
-            self.phase = Phase.READING
-            return [self._read()]
+            self.phase = Phase.FOLLOWING
+        if self.phase is Phase.FOLLOWING and (self._entitled or self._silence.has_lasted):
+            return self._begin_reading()
+        if self.phase is Phase.READING and self._at_end:
+            return self._follow_silence(now, slept=slept)
+        late_us = now.monotonic_us - self.options.send_timeout_us
         if self.phase is Phase.CLAIMING and not self._claim_answered and self._claim_us < late_us:
             self._claim_answered = True
             return [self._read()]
         first = self._in_flight[0] if self._in_flight else None
         if first is not None and not first.doubtful and first.sent_us < late_us:
             return self._doubt_all()
-        rechecks = self.phase in (Phase.OWNING, Phase.LEAVING)
-        if rechecks and now.monotonic_us >= self._recheck_us:
+        if self.phase is Phase.OWNING and now.monotonic_us >= self._recheck_us:
             self._recheck_us = now.monotonic_us + self.options.recheck_us
             return [self._read()]
         return []
@@ -252,6 +258,8 @@ class Ownership:
         effects = self._discard()
         own = record.owner == self.owner
         self.counted = chain
+        if not own:
+            self._silence.broken()
         effects.append(Counted(entry.offset, record, own, None, chain))
         if isinstance(record, Claim):
             return effects + self._claim_counted(record, entry, now)
@@ -304,7 +312,7 @@ class Ownership:
         """An answer about what was read already, or discarded: the latter may yet have counted."""
         if outcome.offset is None or outcome.offset < self.counted.next_offset:
             return []
-        return self._resolve() if self.phase is not Phase.IDLE else []
+        return self._resolve()
 
     def _settle(self) -> list[Effect]:
         """The log has been read to its end: go on if all in doubt has counted, else start over."""
@@ -314,10 +322,8 @@ class Ownership:
             for sent in self._in_flight
         )
         effects = self._discard() if missing else []
-        if self.phase is Phase.RESOLVING:
-            self.phase = Phase.OWNING
-            effects += self._seek()
-        return effects
+        self.phase = Phase.OWNING
+        return effects + self._seek()
 
     def _seek(self) -> list[Effect]:
         if not self._seek_back:
@@ -326,6 +332,20 @@ class Ownership:
         return [Owning(self.counted.epoch, self.counted)]
 
     # Claims.
+
+    def _begin_reading(self) -> list[Effect]:
+        self.phase = Phase.READING
+        self._at_end = False
+        return [self._read()]
+
+    def _follow_silence(self, now: Reading, *, slept: bool) -> list[Effect]:
+        """The end was read: claim if it showed no life, and the answer did not keep us waiting."""
+        if slept:
+            self._silence.broken()
+        if self._entitled or self._silence.has_lasted:
+            return self._claim(now)
+        self.phase = Phase.FOLLOWING
+        return []
 
     def _claim(self, now: Reading) -> list[Effect]:
         claim = Claim(LOG_FORMAT, self.counted.epoch + 1, self.owner, Micros(now.wall_us))
@@ -339,20 +359,20 @@ class Ownership:
     def _claim_counted(self, claim: Claim, entry: Entry, now: Reading) -> list[Effect]:
         """A new epoch has begun: ours, or the end of ours."""
         own = claim.owner == self.owner
-        if self.phase is Phase.CLAIMING and own:
-            return self._own(claim, entry, now)
         if self.phase is Phase.CLAIMING:
-            return self._wait("lost the claim", self._pause_us(), now)
+            self._entitled = False
+            return self._own(claim, entry, now) if own else self._follow("lost the claim")
         if self.phase in (Phase.OWNING, Phase.RESOLVING):
-            return self._wait("superseded", self._pause_us(), now)
-        if self.phase is Phase.LEAVING and not own:
-            self.phase = Phase.IDLE
+            return self._follow("superseded")
+        # A claim of ours that was given up has ended another's time: then it is for us to go on.
+        self._entitled = self._entitled or own
         return []
 
     def _own(self, claim: Claim, entry: Entry, now: Reading) -> list[Effect]:
         """Our claim counts. A good clock has it appended after it was made, and before now."""
         off_us = max(claim.at - entry.at, entry.at - now.wall_us)
         if off_us > self.options.far_off_us:
+            self._silence.presumed()
             reason = f"this host's clock is {off_us / 1e6:.0f} s off the broker's: set it right"
             return self._wait(reason, self.options.clock_wait_us, now)
         self.phase = Phase.OWNING
@@ -366,6 +386,6 @@ class Ownership:
         self._wake_us = now.monotonic_us + pause_us
         return [SteppedDown(reason)]
 
-    def _pause_us(self) -> int:
-        """Between once and twice `wait_us`, by owner, so that rivals do not march in step."""
-        return self.options.wait_us * (256 + self.owner[-1]) // 256
+    def _follow(self, reason: str) -> list[Effect]:
+        self.phase = Phase.FOLLOWING
+        return [SteppedDown(reason)]

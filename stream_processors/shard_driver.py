@@ -8,17 +8,18 @@ retried by stepping again, `OffsetOutOfRange` and `LogStopped` must stop the sha
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from infra.log import ShardLog
+from infra.log import Entry, LogUnavailable, ShardLog
 from schemas.envelope import Consumed, EncodedEvent
 from schemas.terms import Micros
 from stream_processors.log_clock import Reading
 from stream_processors.ownership import Ownership
 from stream_processors.ownership_effects import Append, Effect, Read, Signal
 
-RECORDS_PER_STEP = 1000
-"""A step reads at most this many records, so that other shards of the process get their turn."""
+RECORDS_PER_STEP = 32
+"""A step reads at most this many records, so that other shards of the process get their turn: even
+full ones, of a thousand jobs each, are folded in a fifth of a second."""
 
 
 class ShardDriver:
@@ -47,6 +48,15 @@ class ShardDriver:
         self._perform(self.ownership.revoked(now))
         return self._take_signals()
 
+    def heard(self, epoch: int, owner: bytes) -> None:
+        """See `Ownership.heard`."""
+        self.ownership.heard(epoch, owner)
+
+    def follow(self, entries: Sequence[Entry], now: Reading) -> list[Signal]:
+        """Records of the log that came by themselves, in order and without a gap."""
+        self._perform(self.ownership.entries(entries, now))
+        return self._take_signals()
+
     def append(
         self,
         events: tuple[EncodedEvent, ...],
@@ -69,7 +79,11 @@ class ShardDriver:
         for outcome in self.log.poll(timeout_s):
             self._perform(self.ownership.outcome(outcome, now))
         self._perform(self.ownership.tick(now))
-        self._read_on(now)
+        try:
+            self._read_on(now)
+        except LogUnavailable:
+            self.ownership.deaf()
+            raise
         return self._take_signals()
 
     def _take_signals(self) -> list[Signal]:

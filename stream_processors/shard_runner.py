@@ -7,17 +7,22 @@ Performs the machine's effects in order, feeds it, and appends its decisions. De
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
 
 import structlog
 
+from infra.follow import ShardFollower, naming_the_shard
 from infra.log import Entry, ShardLog
+from infra.state_codec import Snapshot
 from infra.telemetry import count, gauge, observe
 from schemas.codec import encode
 from schemas.ids import partition_of
+from schemas.reports import Probe
 from schemas.topics import DISPATCH, REPORTS
+from stream_processors.domain.draft import Report
 from stream_processors.engine import (
     Effect,
     Refold,
@@ -36,7 +41,10 @@ from stream_processors.shard_driver import ShardDriver
 LOG = structlog.get_logger("foldline.engine")
 BACKLOG_MAX = 20_000
 """Records read and not decided above which a process reads no more until it has caught up."""
-READ_AT_ONCE = 1_000
+BACKLOG_BYTES_MAX = 64 * 1024 * 1024
+"""The same in what they weigh; one fetch of the reader may come on top."""
+READ_AT_ONCE = 32
+"""As many as `shard_driver` reads in one step, for the same reason."""
 
 
 class Outbox(Protocol):
@@ -50,7 +58,13 @@ class Snapshots(Protocol):
     """Where snapshots are kept."""
 
     def save(self, effect: SaveSnapshot) -> None:
-        """Keep one; it may be lost without harm."""
+        """Keep one, of the state as it is now; it may be lost without harm."""
+
+    def newest(self, log: ShardLog, shard: int, max_seq: int) -> Snapshot | None:
+        """The newest one that can be trusted, up to this record; None: fold from the beginning.
+
+        Raises `KafkaUnavailable` and `LogUnavailable`.
+        """
 
 
 @dataclass(slots=True)
@@ -69,12 +83,13 @@ class ShardRunner:
     seek: bool = False
     signals: deque[Signal] = field(default_factory=deque)
     refold: Refold | None = None
+    folding: ShardFollower | None = None
     sent_us: dict[int, int] = field(default_factory=dict)
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing of this shard is this process's business any more."""
-        return self.driver.ownership.phase is Phase.IDLE
+        """Whether this process neither owns the shard nor is about to."""
+        return self.driver.ownership.phase is Phase.FOLLOWING
 
     @property
     def is_busy(self) -> bool:
@@ -82,6 +97,12 @@ class ShardRunner:
         ownership = self.driver.ownership
         waits = self.driver.is_reading or self.refold is not None
         return bool(ownership.in_flight) or waits or self.engine.backlog > 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more should be read until some of it has been decided."""
+        engine = self.engine
+        return engine.backlog > BACKLOG_MAX or engine.backlog_bytes > BACKLOG_BYTES_MAX
 
     def assigned(self, now: Reading) -> None:
         """The group suggests that this process own the shard."""
@@ -91,9 +112,31 @@ class ShardRunner:
         """The group suggests that another process own it."""
         self._perform(self.driver.revoked(now), now)
 
+    def follow(self, entries: Sequence[Entry], now: Reading) -> None:
+        """Records of the log, read while another owns the shard: in order, without a gap."""
+        with naming_the_shard(self.engine.shard):
+            signals = self.driver.follow(entries, now)
+        self._perform(signals, now)
+
+    def receive_report(self, offset: int, size: int, report: Report, now: Reading) -> None:
+        """One record of the reports, in order: an input of the owner."""
+        self.hear(report)
+        self.engine.receive_report(offset, size, report, now)
+
+    def hear(self, report: Report) -> None:
+        """What may be a sign of life of whoever owns the shard. No input: others may lie before it.
+
+        The log that is followed and the marks come by one reader: a claim of ours may have begun
+        to count just before, and the inputs are then read from where the fold stands.
+        """
+        if isinstance(report, Probe):
+            self.driver.heard(report.epoch, report.owner)
+
     def step(self, now: Reading, timeout_s: float) -> None:
         """Outcomes, reading and time; waits at most `timeout_s` for an outcome."""
-        self._perform(self.driver.step(now, timeout_s), now)
+        with naming_the_shard(self.engine.shard):
+            signals = self.driver.step(now, timeout_s)
+        self._perform(signals, now)
         if self.signals:
             return
         for effect in self.engine.tick(now, self.driver.ownership.in_flight):
@@ -120,7 +163,9 @@ class ShardRunner:
         while self._refolded() and self.signals:
             signal = self.signals.popleft()
             self._tell(signal, now)
-            for effect in self.engine.handle(signal, now):
+            with naming_the_shard(self.engine.shard):
+                effects = self.engine.handle(signal, now)
+            for effect in effects:
                 self._do(effect)
             if isinstance(signal, Counted) and self._may_snapshot(signal, now):
                 self._do(self.engine.snapshot(signal, now))
@@ -163,7 +208,7 @@ class ShardRunner:
         elif isinstance(effect, SeekInputs):
             self.seek = True
         elif isinstance(effect, Refold):
-            LOG.warning("folding_anew", shard=shard, start=effect.start, stop=effect.stop)
+            LOG.warning("folding_anew", shard=shard, seq=effect.seq, stop=effect.stop)
             self.refold = effect
         else:
             self.snapshots.save(effect)
@@ -172,17 +217,19 @@ class ShardRunner:
         """Go on folding anew, if that is to be done; whether nothing of it is left."""
         if self.refold is None:
             return True
-        follower = self.engine.refolding
-        while follower.chain.next_offset < self.refold.stop:
-            start = follower.chain.next_offset
+        if self.folding is None:
+            shard, seq = self.engine.shard, self.refold.seq
+            self.folding = ShardFollower(shard, self.snapshots.newest(self.log, shard, seq))
+        while self.folding.chain.next_offset < self.refold.stop:
+            start = self.folding.chain.next_offset
             entries = self.log.read(start, min(READ_AT_ONCE, self.refold.stop - start))
             if not entries:
                 return False
             for entry in entries:
                 if entry.offset < self.refold.stop:
-                    follower.feed(entry)
-        self.engine.refolded(follower)
-        self.refold = None
+                    self.folding.feed(entry)
+        self.engine.refolded(self.folding)
+        self.refold = self.folding = None
         return True
 
 

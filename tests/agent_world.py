@@ -58,11 +58,18 @@ def options(**changes: Any) -> AgentOptions:
     return AgentOptions(**(values | changes))
 
 
-def starts(*keys: TaskKey, gang: int = 0, seq: int = 10, spec: bytes = SPEC) -> Starts:
+def starts(
+    *keys: TaskKey, gang: int = 0, seq: int = 10, spec: bytes = SPEC, progress_timeout_s: int = -1
+) -> Starts:
     """Starts of these tasks; `gang` is the number of members, 0 for no gang."""
     count = len(keys)
     terms = JobTerms(
-        tasks=max(gang, 1), min_members=gang, cpu_milli=1000, memory_mib=512, grace_s=5
+        tasks=max(gang, 1),
+        min_members=gang,
+        cpu_milli=1000,
+        memory_mib=512,
+        grace_s=5,
+        progress_timeout_s=progress_timeout_s,
     )
     return Starts(
         job_nos=[key.job_no for key in keys],

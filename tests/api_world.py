@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -17,13 +17,17 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from foldline.api import build_app, hold
 from foldline.known_jobs import pending_jobs
 from infra.http.app import Application
+from infra.http.letters import LetterFilters
 from infra.http.tokens import CommandPlace
 from infra.http.waiting import Consumed
 from ingest.app import Ingest
 from ingest.ports import (
     KnowledgeUnavailable,
     KnownJob,
+    KnownLetter,
+    LetterBatch,
     Outgoing,
+    Overload,
 )
 from projections.answers import (
     CheckAnswer,
@@ -38,6 +42,14 @@ from projections.answers import (
     QueueList,
 )
 from projections.app import ReadSide
+from projections.dlq.answers import (
+    LetterAnswer,
+    LetterGroups,
+    LetterList,
+    letter_answer,
+    letter_summary,
+)
+from projections.dlq.queries import LetterPage
 from projections.pipeline import ViewUnavailable
 from projections.queries import Page, Seen
 from projections.read_ports import (
@@ -85,6 +97,61 @@ class Known:
 
     async def wait_for(self, position: str) -> None:
         del position
+
+
+@dataclass
+class Letters:
+    """Dead letters that the views know, for the half that deals with them."""
+
+    letters: list[KnownLetter] = field(default_factory=list)
+    asked: list[tuple[LetterFilters, str | None, int]] = field(default_factory=list)
+    is_down: bool = False
+
+    async def find(self, ids: Sequence[str]) -> list[KnownLetter]:
+        if self.is_down:
+            raise KnowledgeUnavailable("PostgreSQL: nobody answers")
+        return [letter for letter in self.letters if letter.letter_id in ids]
+
+    async def choose(self, filters: LetterFilters, cursor: str | None, limit: int) -> LetterBatch:
+        if self.is_down:
+            raise KnowledgeUnavailable("PostgreSQL: nobody answers")
+        self.asked.append((filters, cursor, limit))
+        rest = self.letters[int(cursor.split(".")[0]) if cursor else 0 :]
+        more = len(rest) > limit
+        place = len(self.letters) - len(rest) + limit
+        return LetterBatch(rest[:limit], len(rest[limit:]), f"{place}.0.x" if more else None)
+
+
+@dataclass
+class Limits:
+    """Takes everything, unless a test says why not."""
+
+    overloads: list[Overload | None] = field(default_factory=list)
+
+    async def overload(self, shard: int, tenant: str) -> Overload | None:
+        del shard, tenant
+        return self.overloads.pop(0) if self.overloads else None
+
+
+@dataclass
+class LetterViews:
+    """Letters as they are read; `rows` as the audit view has them."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    pages: list[LetterPage] = field(default_factory=list)
+
+    async def page(self, page: LetterPage) -> Seen[LetterList]:
+        self.pages.append(page)
+        shown = [letter_summary(row) for row in self.rows]
+        return Seen(LetterList(letters=shown, next_cursor=None), {})
+
+    async def groups(self, filters: LetterFilters) -> Seen[LetterGroups]:
+        del filters
+        return Seen(LetterGroups(groups=[]), {})
+
+    async def letter(self, letter_id: str) -> Seen[LetterAnswer | None]:
+        found = [row for row in self.rows if row["letter_id"] == letter_id]
+        return Seen(letter_answer(found[0]) if found else None, {})
 
 
 @dataclass
@@ -215,6 +282,9 @@ class World:
     logs: Logs
     follower: Follower
     checks: Checks
+    letters: Letters
+    limits: Limits
+    letter_views: LetterViews
 
 
 @cache
@@ -229,9 +299,11 @@ def api_world() -> Iterator[World]:
     app = application()
     sink, known, views, logs = Sink(), Known(), Views(), Logs()
     follower, checks = Follower(), Checks()
-    ingest = Ingest(sink, known)
+    letters, limits, letter_views = Letters(), Limits(), LetterViews()
+    ingest = Ingest(sink, known, letters, limits)
     side = ReadSide(
         reads=views,
+        letters=letter_views,
         pending=pending_jobs(ingest.recent),
         logs=logs,
         explainer=follower,
@@ -245,7 +317,19 @@ def api_world() -> Iterator[World]:
     http = httpx.AsyncClient(transport=transport, base_url="http://foldline")
     with start_blocking_portal() as portal:
         client = Client(portal, http)
-        yield World(client, ingest, sink, known, views, logs, follower, checks)
+        yield World(
+            client=client,
+            ingest=ingest,
+            sink=sink,
+            known=known,
+            views=views,
+            logs=logs,
+            follower=follower,
+            checks=checks,
+            letters=letters,
+            limits=limits,
+            letter_views=letter_views,
+        )
         portal.call(http.aclose)
 
 

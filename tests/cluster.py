@@ -7,6 +7,7 @@ state after a decision is exactly what folding its events makes of the state bef
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from schemas.commands import CancelJob, Dependency, PutQueue, Submission
@@ -98,6 +99,7 @@ class Shard:
         self.events: list[Event] = []
         self.mail: list[Dispatch] = []
         self.answers: tuple[Any, ...] = ()
+        self.unsettled: tuple[int, ...] = ()
         self._commands = 0
         self._reports = 0
 
@@ -125,7 +127,9 @@ class Shard:
 
     def _decide(self, inputs: Inputs) -> tuple[Event, ...]:
         before = deepcopy(self.state)
+        inputs = replace(inputs, unsettled=self.unsettled)
         decided: Decided = decide(self.state, inputs, self.now, self.policy)
+        self.unsettled = decided.unsettled
         begin_record(before, before.seq + 1, self.now)
         for event in decided.events:
             evolve(before, event)
@@ -170,7 +174,24 @@ class Shard:
             endpoints=[f"{holder.address}:2{index:04}" if said is TaskState.READY else ""],
         )
 
-    def run(self, key: str, failure: FailureClass = OK) -> tuple[Event, ...]:
-        """The job's only task starts and ends."""
+    def run(self, key: str, failure: FailureClass = OK, tail: str = "") -> tuple[Event, ...]:
+        """The job's only task starts and ends, having written `tail` last."""
         self.says(key, TaskState.STARTED)
-        return self.says(key, TaskState.ENDED, failure=failure)
+        row = self.row(key, TaskState.ENDED, failure=failure)
+        return self.report(replace(row, tail_rows=[0], tails=[tail]) if tail else row)
+
+    def node_of(self, key: str, index: int = 0) -> str:
+        """The name of the node that holds a task."""
+        return self.job(key).tasks[index].node
+
+
+def shard_of_two(**policy: Any) -> Shard:
+    shard = Shard(**policy)
+    shard.report(node("n1"), node("n2"))
+    return shard
+
+
+def only(events: tuple[Event, ...], kind: type[Any]) -> Any:
+    found = [event for event in events if isinstance(event, kind)]
+    assert len(found) == 1, [type(event).__name__ for event in events]
+    return found[0]

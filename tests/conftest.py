@@ -48,7 +48,7 @@ KAFKA_SETTINGS = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by its directory, and those on real servers with `stack`."""
-    kinds = {"unit", "property", "contract", "replay", "integration", "e2e"}
+    kinds = {"unit", "property", "contract", "replay", "simulation", "integration", "e2e"}
     for item in items:
         for kind in kinds.intersection(item.path.parts):
             item.add_marker(kind)

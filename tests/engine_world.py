@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from infra.follow import ShardFollower
-from infra.log import MemoryLog, MemoryPartition
+from infra.log import MemoryLog, MemoryPartition, ShardLog
+from infra.state_codec import Snapshot, decode_snapshot, encode_snapshot
 from schemas.codec import decode
 from schemas.dispatch import Dispatch
 from schemas.terms import Micros
@@ -58,7 +59,8 @@ class Process:
     def __post_init__(self) -> None:
         owner = bytes([self.name]) * 16
         self.log = MemoryLog(self.world.partition)
-        self.saved: list[SaveSnapshot] = []
+        self.saved: list[bytes] = []
+        self.marks = len(self.world.reports)
         driver = ShardDriver(Ownership(owner, OwnershipOptions(max_in_flight=3)), self.log)
         engine = ShardEngine(0, owner, self.options)
         self.runner = ShardRunner(engine, driver, self.log, self, self)
@@ -83,20 +85,36 @@ class Process:
             )
 
     def save(self, effect: SaveSnapshot) -> None:
-        self.saved.append(effect)
+        self.saved.append(encode_snapshot(effect.snapshot))
+
+    def newest(self, log: ShardLog, shard: int, max_seq: int) -> Snapshot | None:
+        del log, shard
+        snapshots = [decode_snapshot(data) for data in reversed(self.saved[-2:])]
+        return next((one for one in snapshots if one.chain.seq <= max_seq), None)
 
     def turn(self, *, decides: bool = True) -> None:
         """One round of the process's loop: outcomes, inputs, decisions."""
         self.runner.step(self.now, 0.0)
         self.runner.seek = False
         engine = self.engine
+        if not engine.is_ready:
+            self.follow()
+            return
         for offset in range(engine.read_positions.commands, len(self.world.commands)):
             received = CommandAt(offset, self.world.now_us, self.world.commands[offset])
             engine.receive_command(received, 100)
         for offset in range(engine.read_positions.reports, len(self.world.reports)):
-            engine.receive_report(offset, 100, self.world.reports[offset], self.now)
+            self.runner.receive_report(offset, 100, self.world.reports[offset], self.now)
         if decides:
             self.runner.decide(self.now)
+
+    def follow(self) -> None:
+        """Go on with the log and the marks of a shard that another owns."""
+        stands = self.runner.driver.ownership.counted.next_offset
+        self.runner.follow(self.world.partition.entries[stands:], self.now)
+        for offset in range(self.marks, len(self.world.reports)):
+            self.runner.receive_report(offset, 100, self.world.reports[offset], self.now)
+        self.marks = len(self.world.reports)
 
     def settle(self, turns: int = 12) -> None:
         """Enough rounds for everything that can happen without time passing."""

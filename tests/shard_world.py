@@ -21,6 +21,8 @@ from stream_processors.ownership_effects import Counted, Discard, Owning, Signal
 from stream_processors.shard_driver import ShardDriver
 
 WALL_US = 1_800_000_000_000_000
+TURN_US = 100_000
+CALM_TURNS = 100
 FAULTS = dict.fromkeys(Fault, 1) | {Fault.NONE: 8, Fault.HOLD: 3}
 
 
@@ -75,7 +77,10 @@ class Process:
     history: list[tuple[int, Claim | Decision]] = field(default_factory=list)
     effects: list[int] = field(default_factory=list)
 
+    heard: int = 0
+
     def __post_init__(self) -> None:
+        self.heard = len(self.world.marks)
         self.log = MemoryLog(self.world.partition)
         self.ownership = self.world.mutation.ownership(self.owner)
         self.driver = ShardDriver(self.ownership, self.log)
@@ -117,6 +122,18 @@ class Process:
         at = self.ownership.log_time(now)
         self.driver.append((EncodedEvent(1, basis),), consumed, at, now)
 
+    def follow(self) -> None:
+        """What another wrote comes by itself, and so do its marks."""
+        if self.may_decide:
+            self.world.marks.append((self.ownership.counted.epoch, self.owner))
+        else:
+            stands = self.ownership.counted.next_offset
+            entries = self.world.partition.entries[stands:]
+            self.take(self.driver.follow(entries, self.world.now()))
+            for epoch, owner in self.world.marks[self.heard :]:
+                self.driver.heard(epoch, owner)
+        self.heard = len(self.world.marks)
+
     def take_snapshot(self) -> None:
         if not self.ownership.in_flight or self.world.mutation.snapshots_optimistic:
             self.world.snapshot = (self.ownership.counted, self.state)
@@ -133,6 +150,7 @@ class ShardWorld:
         self.inputs = 0
         self.elapsed_us = 0
         self.snapshot: tuple[Chain, Folded] | None = None
+        self.marks: list[tuple[int, bytes]] = []
         self.processes: list[Process] = []
         self.places = [self._start() for _ in range(3)]
 
@@ -167,6 +185,7 @@ class ShardWorld:
         """Draw a schedule with faults, let the faults end, and check everything."""
         acts: list[tuple[Callable[[], None], int]] = [
             (self._step, 40),
+            (self._follow, 15),
             (self._decide, 30),
             (self._network, 15),
             (self._submit, 8),
@@ -208,6 +227,9 @@ class ShardWorld:
         self._plan_fault(process)
         process.take(process.driver.step(self.now()))
 
+    def _follow(self) -> None:
+        self._any().follow()
+
     def _decide(self) -> None:
         process = self._any()
         self._plan_fault(process)
@@ -246,21 +268,36 @@ class ShardWorld:
     # The end.
 
     def _calm(self) -> None:
-        """No more faults and one process assigned: all inputs must be consumed before long."""
+        """No more faults: all inputs must be consumed before long, and then one owner stays.
+
+        The group may give the shard to one, or to nobody any more (then the silence tells), and may
+        leave others in the belief that it is theirs.
+        """
         for process in self.processes:
             process.log.faults.clear()
             for token in process.log.open_tokens:
                 self.chance.choice([process.log.answer, process.log.give_up])(token)
-        survivor = self._any()
+        given = self.chance.choice([None, *self.places])
         for process in self.places:
-            change = process.driver.assigned if process is survivor else process.driver.revoked
-            process.take(change(self.now()))
+            if process is given:
+                process.take(process.driver.assigned(self.now()))
+            elif self.chance.random() < 0.5:
+                process.take(process.driver.revoked(self.now()))
         self.inputs += 1
-        for _ in range(100):
+        self._live(CALM_TURNS)
+        settled = len([fact for fact in self.history() if isinstance(fact.record, Claim)])
+        self.inputs += 1
+        self._live(CALM_TURNS)
+        claims = len([fact for fact in self.history() if isinstance(fact.record, Claim)])
+        assert claims == settled, "ownership goes to and fro between processes that all live"
+
+    def _live(self, turns: int) -> None:
+        for _ in range(turns):
             for process in self.places:
                 process.take(process.driver.step(self.now()))
-            survivor.decide()
-            self._pass_time(300_000)
+                process.follow()
+                process.decide()
+            self._pass_time(TURN_US)
 
     def _check(self) -> None:
         facts = self.history()

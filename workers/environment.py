@@ -12,6 +12,7 @@ from pathlib import Path
 
 from workers.executor import Rendezvous, TaskKey, TaskOrder
 from workers.options import AgentOptions
+from workers.progress import FILE_NAME, FILE_VARIABLE
 
 INHERITED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 """All that a task takes from the agent's own environment."""
@@ -21,12 +22,17 @@ MILLI = 1000
 @dataclass(frozen=True, slots=True)
 class Places:
     """A task's directories: `work` goes when it ends, `output` is the attempt's, `checkpoint` the
-    job's.
+    job's. `progress` is the file that the task touches.
     """
 
     work: Path
     output: Path
     checkpoint: Path
+
+    @property
+    def progress(self) -> Path:
+        """Where the task reports that it gets on."""
+        return self.work / FILE_NAME
 
 
 def places(options: AgentOptions, order: TaskOrder) -> Places:
@@ -62,6 +68,7 @@ def task_environment(
         FOLDLINE_OUTPUT_DIR=str(where.output),
         CUDA_VISIBLE_DEVICES=",".join(map(str, order.devices)),
     )
+    variables[FILE_VARIABLE] = str(where.progress)
     if rendezvous is not None:
         variables.update(_torchrun(order.key, order.tasks, rendezvous))
     return variables

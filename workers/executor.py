@@ -25,6 +25,7 @@ class TaskOrder:
     """Everything to run one task. `devices` are GPU indices of the node; `env` is the spec's own.
 
     `tasks` is the number of the job's tasks; a gang member is first prepared, then started.
+    A task that reports no progress for `progress_timeout_s` is ended; 0 is never.
     """
 
     key: TaskKey
@@ -38,6 +39,7 @@ class TaskOrder:
     cpu_milli: int
     memory_mib: int
     grace_s: int
+    progress_timeout_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,15 @@ class Rendezvous:
 
 
 class Cause(StrEnum):
-    """Why a task ended, by the executor's evidence."""
+    """Why a task ended, by the executor's evidence.
+
+    NOT_FOUND is what this node cannot run and another may; UNRUNNABLE what no node can.
+    """
 
     EXITED = "exited"
     NOT_FOUND = "not_found"
+    UNRUNNABLE = "unrunnable"
+    NO_PROGRESS = "no_progress"
     OUT_OF_MEMORY = "out_of_memory"
     STOPPED = "stopped"
     LEASE = "lease"

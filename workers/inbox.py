@@ -1,7 +1,8 @@
 """The dispatch partition, read by a thread of its own, so that the agent's loop can wait for all.
 
-Only this thread touches the Kafka reader. What it reads waits in a queue and wakes the loop. The
-offset is never guessed: a reader that is out of range says so and reads on only after a seek.
+Only this thread touches the Kafka reader. What it reads waits in a queue and wakes the loop; while
+that queue is full it reads nothing. The offset is never guessed: a reader that is out of range says
+so and reads on only after a seek.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from workers.messages import DispatchLost, DispatchRead, Positioned
 
 POLL_S = 0.2
 PAUSE_S = 0.5
+WAITING_BYTES = 16 * 1024 * 1024
+"""Of dispatches that the loop has not taken: then the thread waits for it."""
 CLOSE_S = 2.0
 
 _log = structlog.get_logger("agent")
@@ -46,6 +49,8 @@ class Inbox:
         self._place = (DISPATCH.name, partition_of(node, DISPATCH.partitions))
         self._wake = wake
         self._letters: deque[Letter] = deque()
+        self._bytes = 0
+        self._room = threading.Condition()
         self._seek_asked = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dispatch-inbox", daemon=True)
@@ -57,9 +62,11 @@ class Inbox:
 
     def take(self) -> list[Letter]:
         """What has come since the last call."""
-        letters = []
-        while self._letters:
-            letters.append(self._letters.popleft())
+        with self._room:
+            letters = list(self._letters)
+            self._letters.clear()
+            self._bytes = 0
+            self._room.notify()
         return letters
 
     def close(self) -> None:
@@ -112,8 +119,14 @@ class Inbox:
         name = self._node.encode()
         for message in messages:
             if message.key == name and message.value is not None:
+                self._await_room()
                 self._open(message.offset, message.value)
         return True
+
+    def _await_room(self) -> None:
+        with self._room:
+            while self._bytes > WAITING_BYTES and not self._closing.is_set():
+                self._room.wait(POLL_S)
 
     def _open(self, offset: int, value: bytes) -> None:
         try:
@@ -123,10 +136,12 @@ class Inbox:
             _log.error("dispatch refused: it cannot be read", offset=offset, error=str(error))
             return
         if isinstance(dispatch, Dispatch):
-            self._put(DispatchRead(dispatch))
+            self._put(DispatchRead(dispatch), len(value))
         else:
             _log.error("dispatch refused: another kind of record", offset=offset)
 
-    def _put(self, letter: Letter) -> None:
-        self._letters.append(letter)
+    def _put(self, letter: Letter, size: int = 0) -> None:
+        with self._room:
+            self._letters.append(letter)
+            self._bytes += size
         self._wake()

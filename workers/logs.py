@@ -1,18 +1,15 @@
 """What a task writes becomes lines, within limits: length, rate and total. Pure.
 
 Lines beyond a limit are dropped and counted, never delayed: a task is not slowed by its log. The
-last lines are kept apart from all limits, for the report of a failure.
+last lines are kept apart from all limits, for the report of a failure (`tail.py`).
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 from workers.options import LogLimits
+from workers.tail import Tail
 
 NS = 1_000_000_000
-TAIL_LINES = 30
-TAIL_CHARS = 2_000
 STREAMS = ("stdout", "stderr")
 
 
@@ -90,7 +87,7 @@ class TaskLog:
     def __init__(self, limits: LogLimits, now_ns: int) -> None:
         self._cutters = {stream: LineCutter(limits.line_bytes) for stream in STREAMS}
         self._allowance = Allowance(limits, now_ns)
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._tail = Tail()
         self._dropped = dict.fromkeys(STREAMS, 0)
 
     def feed(self, stream: str, data: bytes, now_ns: int) -> list[tuple[int, list[str]]]:
@@ -107,11 +104,11 @@ class TaskLog:
         return passed
 
     def tail(self) -> str:
-        """The last lines of both streams, at most TAIL_CHARS characters."""
-        return "\n".join(self._tail)[-TAIL_CHARS:]
+        """The last lines of both streams."""
+        return self._tail.text()
 
     def _pass(self, stream: str, lines: list[str]) -> list[tuple[int, list[str]]]:
-        self._tail.extend(lines[-TAIL_LINES:])
+        self._tail.add(stream, lines)
         passed: list[tuple[int, list[str]]] = []
         for line in lines:
             if not self._allowance.take(len(line) + 1):

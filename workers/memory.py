@@ -1,13 +1,19 @@
 """How much memory a task uses, and the evidence that it used too much.
 
 Two ways: reading /proc (anywhere), or a cgroup v2 directory with the memory controller (exact,
-enforced by the kernel). Standard library only: supervisors run on it. RLIMIT_AS is no way: GPU
-programs reserve far more address space than they use.
+enforced by the kernel). What died between two looks is judged by the peak that the kernel kept of
+it. Standard library only: supervisors run on it.
+
+An exit code alone is no evidence: anyone may send SIGKILL, and a shell says 137 of its child. Nor
+is a MemoryError: no limit of ours makes one, for rlimits are no way. RLIMIT_AS and RLIMIT_DATA
+count what a program reserves, which in GPU programs and with many threads is far more than it
+uses, and they count each process alone.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 from workers.processes import descendants_of
@@ -39,6 +45,26 @@ def exceeds(root: int, limit_bytes: int) -> int:
         return 0
     held = held_bytes(root)
     return held if held > limit_bytes else 0
+
+
+KILLED_CODES = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""Killed, or a shell whose child was."""
+
+
+def over_peak(code: int, peak_bytes: int, limit_bytes: int, own_peak_bytes: int) -> str:
+    """What happened to a killed task whose largest process had held more than its limit, or "".
+
+    A program's peak begins with that of the process which forked it: below `own_peak_bytes` it
+    says nothing. File pages are counted in a peak, so it is evidence only of what was killed.
+    """
+    if not limit_bytes or code not in KILLED_CODES:
+        return ""
+    if peak_bytes <= max(limit_bytes, own_peak_bytes):
+        return ""
+    return (
+        f"killed after one of its processes had held {peak_bytes // MIB} MiB of memory at its "
+        f"peak, {limit_bytes // MIB} MiB allowed"
+    )
 
 
 def _resident(pid: int) -> int:
@@ -79,14 +105,33 @@ class Cgroup:
         """SIGKILL every process here at once."""
         self._write("cgroup.kill", "1")
 
-    def ran_out(self) -> bool:
-        """Whether the kernel killed something here for lack of memory."""
+    def ran_out(self) -> int:
+        """How many processes the kernel killed here for lack of memory."""
         try:
             lines = (self._path / "memory.events").read_text(encoding="ascii").splitlines()
         except FileNotFoundError:
-            return False
+            return 0
         events = dict(line.split() for line in lines)
-        return int(events.get("oom_kill", "0")) > 0
+        return int(events.get("oom_kill", "0"))
+
+    def evidence(self, limit_bytes: int) -> str:
+        """The kernel's own word that it killed for lack of memory here, for people; else ""."""
+        killed = self.ran_out()
+        if not killed:
+            return ""
+        peak = self._peak_bytes()
+        held = f"{peak // MIB} MiB of memory held at its peak, " if peak else ""
+        return (
+            f"killed by the kernel for lack of memory (oom_kill {killed}): "
+            f"{held}{limit_bytes // MIB} MiB allowed"
+        )
+
+    def _peak_bytes(self) -> int:
+        """The most that was held here at once; 0 where the kernel does not say."""
+        try:
+            return int((self._path / "memory.peak").read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return 0
 
     def remove(self) -> None:
         """Give the directory back; everything in it must be dead."""

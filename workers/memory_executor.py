@@ -20,6 +20,8 @@ from workers.executor import (
     TaskOrder,
     Wrote,
 )
+from workers.progress import why_stuck
+from workers.tail import Tail
 
 NS = 1_000_000_000
 NEVER_NS = 1 << 62
@@ -29,13 +31,17 @@ SIGTERMED = -15
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What a task does: writes `lines`, runs for a while, and ends with this code."""
+    """What a task does: writes `lines`, runs for a while, and ends with this code.
+
+    `progress_at_s` are the moments, from its start, at which it reports progress, in order.
+    """
 
     runs_s: float = 0.0
     exit_code: int = 0
     is_found: bool = True
     heeds_sigterm: bool = True
     lines: list[str] = field(default_factory=list)
+    progress_at_s: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -45,8 +51,9 @@ class _Task:
     order: TaskOrder
     script: Script
     ends_at_ns: int
+    sticks_at_ns: int = NEVER_NS
     is_announced: bool = False
-    is_stopped: bool = False
+    cause: Cause = Cause.EXITED
     exit_code: int = 0
 
 
@@ -75,8 +82,14 @@ class MemoryExecutor:
         self._prepared.pop(order.key, None)
         self.started.append((order, rendezvous))
         script = self._script_of(order)
-        ends_at_ns = self._clock() + int(script.runs_s * NS)
-        self._tasks[order.key] = _Task(order, script, ends_at_ns, exit_code=script.exit_code)
+        now_ns = self._clock()
+        self._tasks[order.key] = _Task(
+            order,
+            script,
+            ends_at_ns=now_ns + int(script.runs_s * NS),
+            sticks_at_ns=_sticks_at_ns(order, script, now_ns),
+            exit_code=script.exit_code,
+        )
 
     def stop(self, key: TaskKey, grace_s: float) -> None:
         """A script that heeds SIGTERM ends at once, another at the end of the grace."""
@@ -85,12 +98,7 @@ class MemoryExecutor:
         task = self._tasks.get(key)
         if task is None:
             return
-        heeds = task.script.heeds_sigterm and grace_s > 0
-        ends_at_ns = self._clock() + (0 if heeds else int(grace_s * NS))
-        if ends_at_ns < task.ends_at_ns:
-            task.ends_at_ns = ends_at_ns
-            task.exit_code = SIGTERMED if heeds else SIGKILLED
-        task.is_stopped = True
+        _terminate(task, Cause.STOPPED, grace_s, self._clock())
 
     def kill_all(self) -> None:
         """Everything ends now."""
@@ -121,7 +129,10 @@ class MemoryExecutor:
         """When the clock will bring something about, for who drives it."""
         if self._news or any(not task.is_announced for task in self._tasks.values()):
             return self._clock()
-        ends = [min(task.ends_at_ns, self._deadline_ns) for task in self._tasks.values()]
+        ends = [
+            min(task.ends_at_ns, task.sticks_at_ns, self._deadline_ns)
+            for task in self._tasks.values()
+        ]
         return min(ends, default=NEVER_NS)
 
     def _go_on(self, key: TaskKey, task: _Task, now_ns: int) -> None:
@@ -135,14 +146,52 @@ class MemoryExecutor:
             self._news.append(Started(key))
             if task.script.lines:
                 self._news.append(Wrote(key, order.job_id, "stdout", 0, task.script.lines))
+        if task.sticks_at_ns <= min(now_ns, task.ends_at_ns, self._deadline_ns):
+            at_ns, task.sticks_at_ns = task.sticks_at_ns, NEVER_NS
+            _terminate(task, Cause.NO_PROGRESS, order.grace_s, at_ns)
         if now_ns >= self._deadline_ns and task.ends_at_ns > self._deadline_ns:
-            self._end(Ended(key, Cause.LEASE, SIGKILLED, "the node's lease ran out"))
+            task.cause = Cause.LEASE if task.cause is Cause.EXITED else task.cause
+            task.exit_code = SIGKILLED
+            self._end(_ended(task))
         elif now_ns >= task.ends_at_ns:
-            cause = Cause.STOPPED if task.is_stopped else Cause.EXITED
-            detail = "stopped" if task.is_stopped else f"exit code {task.exit_code}"
-            tail = "\n".join(task.script.lines)
-            self._end(Ended(key, cause, task.exit_code, detail, tail))
+            self._end(_ended(task))
 
     def _end(self, news: Ended) -> None:
         del self._tasks[news.key]
         self._news.append(news)
+
+
+def _sticks_at_ns(order: TaskOrder, script: Script, now_ns: int) -> int:
+    """When the script will have reported no progress for its order's timeout."""
+    if not order.progress_timeout_s:
+        return NEVER_NS
+    last_s = 0.0
+    for at_s in script.progress_at_s:
+        if at_s > last_s + order.progress_timeout_s:
+            break
+        last_s = at_s
+    return now_ns + int((last_s + order.progress_timeout_s) * NS)
+
+
+def _terminate(task: _Task, cause: Cause, grace_s: float, at_ns: int) -> None:
+    """SIGTERM, or SIGKILL without grace. The first cause stays, the soonest end wins."""
+    heeds = task.script.heeds_sigterm and grace_s > 0
+    ends_at_ns = at_ns + (0 if heeds else int(grace_s * NS))
+    if ends_at_ns < task.ends_at_ns:
+        task.ends_at_ns = ends_at_ns
+        task.exit_code = SIGTERMED if heeds else SIGKILLED
+    if task.cause is Cause.EXITED:
+        task.cause = cause
+    task.sticks_at_ns = NEVER_NS
+
+
+def _ended(task: _Task) -> Ended:
+    details = {
+        Cause.EXITED: f"exit code {task.exit_code}",
+        Cause.STOPPED: "stopped",
+        Cause.LEASE: "the node's lease ran out",
+        Cause.NO_PROGRESS: why_stuck(task.order.progress_timeout_s),
+    }
+    tail = Tail()
+    tail.add("stdout", task.script.lines)
+    return Ended(task.order.key, task.cause, task.exit_code, details[task.cause], tail.text())

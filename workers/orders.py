@@ -33,8 +33,11 @@ def read_starts(starts: Starts) -> Iterator[tuple[int, TaskOrder | Unreadable]]:
 def _read_row(starts: Starts, row: int) -> TaskOrder | Unreadable:
     key = TaskKey(starts.job_nos[row], starts.attempts[row], starts.tasks[row])
     if starts.key_ids[row]:
-        message = f"the spec is encrypted with key {starts.key_ids[row]}, which this agent has not"
-        return Unreadable(key, FailureClass.INFRASTRUCTURE, message)
+        message = (
+            f"the spec is encrypted with key {starts.key_ids[row]}, which this node has not: "
+            "submit it in clear, or to a pool whose nodes have the key"
+        )
+        return Unreadable(key, FailureClass.POISON, message)
     try:
         spec = decode_spec(starts.spec_schema_ids[row], starts.specs[row])
     except UnknownSchema as error:
@@ -61,4 +64,5 @@ def _order(starts: Starts, row: int, key: TaskKey, spec: JobSpec) -> TaskOrder:
         cpu_milli=terms.cpu_milli,
         memory_mib=terms.memory_mib,
         grace_s=terms.grace_s,
+        progress_timeout_s=max(0, terms.progress_timeout_s),
     )

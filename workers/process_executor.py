@@ -1,27 +1,27 @@
 """Runs tasks as supervised local processes (Linux). The agent's end of `supervisor.py`.
 
-Reads what supervisors and tasks say, writes the journal before a task is let go and the shared
-lease deadline that every supervisor watches. Never blocks but in `poll`. A task is said to have
-ended only when its supervisor, or the fork server after it, found no descendant alive.
+Reads what supervisors and tasks say, writes journal and chronicle before a task is let go, and
+the shared lease deadline that every supervisor watches. Never blocks but in `poll`. A task is said
+to have ended only when its supervisor, or the fork server after it, found no descendant alive. What
+the machine has not (room, descriptors) breaks the task that wanted it and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
-import resource
 import selectors
+import shutil
 import signal
 import socket
-import subprocess
-import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
+from workers.channel import hold_port, open_channel
+from workers.chronicle import end_line
 from workers.environment import places, task_environment
 from workers.executor import (
     Cause,
@@ -34,7 +34,15 @@ from workers.executor import (
     TaskOrder,
     Wrote,
 )
-from workers.journal import TOKEN_VARIABLE, Group, Journal
+from workers.forking import (
+    FORKSERVER,
+    ExecutorBroken,
+    check_cgroup,
+    raise_descriptor_limit,
+    share_lease,
+    start_forkserver,
+)
+from workers.journal import TOKEN_VARIABLE, DataDirUnwritable, Group, Journal
 from workers.logs import TaskLog
 from workers.options import AgentOptions
 from workers.processes import NS, boot_ns
@@ -44,14 +52,8 @@ READ_BYTES = 64 * 1024
 OVERDUE_NS = 3 * NS
 """After a task should be dead: its supervisor itself may be stuck, and is killed."""
 CLOSE_S = 10
-ROOT = Path(__file__).resolve().parents[1]
-FORKSERVER = (
-    f"import sys; sys.path.append({str(ROOT)!r}); from workers import forkserver as f; f.main()"
-)
-
-
-class ExecutorBroken(Exception):
-    """Tasks cannot be run: the fork server is gone, or what was asked for is not there."""
+FORKING_MAX = 16
+"""Tasks asked of the fork server at once: more would only wait there, and so would this process."""
 
 
 @dataclass(slots=True)
@@ -65,32 +67,49 @@ class _Running:
     log: TaskLog
     supervisor: int = 0
     kill_by_ns: int | None = None
+    broken: str = ""
     closed: bool = field(default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """One task that has no supervisor yet. `port` is task 0's of a gang, bound to keep it."""
+
+    order: TaskOrder
+    port: socket.socket | None = None
+    rendezvous: Rendezvous | None = None
+
+    def free_port(self) -> None:
+        """Give the port to whoever binds it next."""
+        if self.port is not None:
+            self.port.close()
 
 
 class ProcessExecutor:
     """The process executor of one node's agent. `close` it, or its tasks die with the process."""
 
     def __init__(self, options: AgentOptions, journal: Journal) -> None:
-        _check_cgroup(options.cgroup_dir)
+        check_cgroup(options.cgroup_dir)
         self._options = options
         self._journal = journal
         self._news: list[TaskNews] = []
-        self._prepared: dict[TaskKey, tuple[TaskOrder, socket.socket | None]] = {}
+        self._prepared: dict[TaskKey, _Waiting] = {}
+        self._queued: OrderedDict[TaskKey, _Waiting] = OrderedDict()
+        self._forking: set[str] = set()
         self._running: dict[TaskKey, _Running] = {}
         self._by_serial: dict[str, _Running] = {}
         self._next_serial = 0
         self._is_closed = False
+        lease_path = options.data_dir / "lease"
+        self._lease = share_lease(lease_path)
+        # Nothing of an earlier agent lives: what its tasks could not clear away goes now.
+        shutil.rmtree(options.data_dir / "work", ignore_errors=True)
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._watch(self._wake, self._woken)
-        lease_path = options.data_dir / "lease"
-        lease_path.write_bytes(bytes(8))
-        with lease_path.open("r+b") as file:
-            self._lease = memoryview(mmap.mmap(file.fileno(), 8)).cast("Q")
-        self._forks, self._forkserver = _start_forkserver(lease_path)
+        self._forks, self._forkserver = start_forkserver(FORKSERVER, lease_path)
         self._watch(self._forks.fileno(), self._hear_forkserver)
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
 
     # -- what the agent asks
 
@@ -98,37 +117,27 @@ class ProcessExecutor:
         """Make the gang member's directories and, for task 0, find the rendezvous port."""
         try:
             self._make_places(order)
-            held = _hold_port(self._options.address) if order.key.task == 0 else None
+            held = hold_port(self._options.address) if order.key.task == 0 else None
         except OSError as error:
-            self._break(order.key, f"the task's place could not be made: {error}")
+            self._break(order, f"the task's place could not be made: {error}")
             return
-        self._prepared[order.key] = (order, held)
+        self._prepared[order.key] = _Waiting(order, held)
         port = held.getsockname()[1] if held is not None else 0
         self._news.append(Prepared(order.key, f"{self._options.address}:{port}" if port else ""))
 
     def start(self, order: TaskOrder, rendezvous: Rendezvous | None) -> None:
-        """Ask the fork server for a supervisor; the rendezvous port is given free just before."""
-        _, held = self._prepared.pop(order.key, (order, None))
-        if held is not None:
-            held.close()
-        with contextlib.ExitStack() as theirs:
-            try:
-                self._make_places(order)
-                running = self._fork(order, rendezvous, theirs)
-            except OSError as error:
-                self._break(order.key, f"the task could not be started: {error}")
-                return
-        self._running[order.key] = self._by_serial[running.serial] = running
-        self._watch(running.control.fileno(), partial(self._hear_supervisor, running))
-        for fd in running.pipes:
-            self._watch(fd, partial(self._read, running, fd))
+        """At once if the fork server is not busy, else as soon as it has room."""
+        prepared = self._prepared.pop(order.key, None)
+        port = prepared.port if prepared is not None else None
+        self._queued[order.key] = _Waiting(order, port, rendezvous)
+        self._launch()
 
     def stop(self, key: TaskKey, grace_s: float) -> None:
-        """Pass it to the supervisor; a prepared member just ends."""
-        prepared = self._prepared.pop(key, None)
-        if prepared is not None:
-            if prepared[1] is not None:
-                prepared[1].close()
+        """Pass it to the supervisor; what has none just ends."""
+        waiting = self._prepared.pop(key, None) or self._queued.pop(key, None)
+        if waiting is not None:
+            waiting.free_port()
+            self._clear_work(waiting.order)
             self._news.append(Ended(key, Cause.STOPPED, detail="stopped before it started"))
         running = self._running.get(key)
         if running is not None:
@@ -138,7 +147,7 @@ class ProcessExecutor:
 
     def kill_all(self) -> None:
         """Stop everything without grace."""
-        for key in [*self._prepared, *self._running]:
+        for key in [*self._prepared, *self._queued, *self._running]:
             self.stop(key, 0)
 
     def set_deadline(self, boot_ns: int) -> None:
@@ -155,6 +164,7 @@ class ProcessExecutor:
         for key, _ in self._selector.select(0 if self._news else timeout_s):
             key.data()
         self._kill_overdue()
+        self._launch()
         news, self._news = self._news, []
         return news
 
@@ -163,9 +173,8 @@ class ProcessExecutor:
         self._is_closed = True
         for running in list(self._running.values()):
             self._forget(running)
-        for _, held in self._prepared.values():
-            if held is not None:
-                held.close()
+        for waiting in [*self._prepared.values(), *self._queued.values()]:
+            waiting.free_port()
         self._forks.close()
         self._forkserver.wait(CLOSE_S)
         self._selector.close()
@@ -174,33 +183,40 @@ class ProcessExecutor:
 
     # -- starting
 
+    def _launch(self) -> None:
+        """Ask for as many supervisors as the fork server may have before it."""
+        while self._queued and len(self._forking) < FORKING_MAX:
+            _, waiting = self._queued.popitem(last=False)
+            waiting.free_port()
+            order = waiting.order
+            try:
+                self._make_places(order)
+                running = self._fork(order, waiting.rendezvous)
+            except OSError as error:
+                self._break(order, f"the task could not be started: {error}")
+                continue
+            self._running[order.key] = self._by_serial[running.serial] = running
+            self._forking.add(running.serial)
+            self._watch(running.control.fileno(), partial(self._hear_supervisor, running))
+            for fd in running.pipes:
+                self._watch(fd, partial(self._read, running, fd))
+
     def _make_places(self, order: TaskOrder) -> None:
         where = places(self._options, order)
         for path in (where.work, where.output, where.checkpoint):
             path.mkdir(parents=True, exist_ok=True)
+        if order.progress_timeout_s:
+            where.progress.touch()
 
-    def _fork(
-        self, order: TaskOrder, rendezvous: Rendezvous | None, theirs: contextlib.ExitStack
-    ) -> _Running:
-        """Everything one task needs; `theirs` closes our copies of the supervisor's ends."""
+    def _clear_work(self, order: TaskOrder) -> None:
+        """Nobody ran in it who would remove it."""
+        shutil.rmtree(places(self._options, order).work, ignore_errors=True)
+
+    def _fork(self, order: TaskOrder, rendezvous: Rendezvous | None) -> _Running:
         serial, self._next_serial = str(self._next_serial), self._next_serial + 1
-        control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        theirs.callback(other.close)
-        control.setblocking(False)
-        task = os.memfd_create("task", os.MFD_CLOEXEC)
-        theirs.callback(os.close, task)
-        os.write(task, json.dumps(self._describe(order, rendezvous, serial)).encode())
-        os.lseek(task, 0, os.SEEK_SET)
-        pipes, ends = {}, []
-        for stream in ("stdout", "stderr"):
-            read, write = os.pipe()
-            theirs.callback(os.close, write)
-            os.set_blocking(read, False)
-            pipes[read] = stream
-            ends.append(write)
-        socket.send_fds(self._forks, [f"task {serial}".encode()], [other.fileno(), task, *ends])
+        channel = open_channel(self._forks, serial, self._describe(order, rendezvous, serial))
         log = TaskLog(self._options.log_limits, boot_ns())
-        return _Running(order, serial, control, pipes, log)
+        return _Running(order, serial, channel.control, channel.pipes, log)
 
     def _describe(
         self, order: TaskOrder, rendezvous: Rendezvous | None, serial: str
@@ -208,16 +224,28 @@ class ProcessExecutor:
         env = task_environment(self._options, order, rendezvous, os.environ)
         env[TOKEN_VARIABLE] = self._journal.token
         cgroup = self._options.cgroup_dir
+        where = places(self._options, order)
         return {
             "argv": order.command,
             "env": env,
-            "cwd": str(places(self._options, order).work),
+            "cwd": str(where.work),
             "memory_mib": order.memory_mib,
+            "grace_s": order.grace_s,
+            "progress": str(where.progress),
+            "progress_timeout_s": order.progress_timeout_s,
+            "chronicle": str(self._journal.chronicle.path),
+            "names": self._names(order),
             "cgroup": str(cgroup / f"foldline-{os.getpid()}-{serial}") if cgroup else "",
         }
 
-    def _break(self, key: TaskKey, why: str) -> None:
-        self._news.append(Ended(key, Cause.BROKEN, detail=why))
+    def _names(self, order: TaskOrder) -> dict[str, object]:
+        """What the chronicle calls a task."""
+        names = {"job": order.job_id, "incarnation": self._journal.incarnation}
+        return names | dict(zip(("no", "attempt", "task"), order.key, strict=True))
+
+    def _break(self, order: TaskOrder, why: str) -> None:
+        self._clear_work(order)
+        self._news.append(Ended(order.key, Cause.BROKEN, detail=why))
 
     # -- listening
 
@@ -248,15 +276,25 @@ class ProcessExecutor:
     def _obey_supervisor(self, running: _Running, packet: bytes) -> None:
         words = json.loads(packet)
         if "forked" in words:
-            group = Group(*words["forked"])
-            running.supervisor = group.session
-            self._journal.add(group)
-            _tell(running, "go")
+            self._let_go(running, words["forked"])
         elif "started" in words:
             self._news.append(Started(running.order.key))
         else:
             end = words["ended"]
             self._end(running, Cause(end["cause"]), end["code"], end["detail"])
+
+    def _let_go(self, running: _Running, forked: list[int]) -> None:
+        """A task that cannot be written down must not run: nobody could find it later."""
+        running.supervisor = forked[0]
+        self._forking.discard(running.serial)
+        try:
+            self._journal.add(Group(*forked))
+        except DataDirUnwritable as error:
+            running.broken = f"the task could not be started: {error}"
+            self.stop(running.order.key, 0)
+            return
+        self._journal.chronicle.start(self._names(running.order), forked, boot_ns())
+        _tell(running, "go")
 
     def _hear_forkserver(self) -> None:
         packet = self._forks.recv(PACKET_BYTES)
@@ -271,11 +309,9 @@ class ProcessExecutor:
         if word == "unforked":
             self._end(running, Cause.BROKEN, 0, f"no process could be made: {rest[0]}")
         elif running.kill_by_ns is not None:
-            self._end(running, Cause.STOPPED, -signal.SIGKILL, "stopped")
+            self._end_for(running, Cause.STOPPED, "stopped")
         else:
-            self._end(
-                running, Cause.BROKEN, -signal.SIGKILL, "the task's supervisor died before it"
-            )
+            self._end_for(running, Cause.BROKEN, "the task's supervisor died before it")
 
     def _read(self, running: _Running, fd: int) -> bool:
         """One read of a stream; False when there is nothing (more) to read."""
@@ -305,6 +341,14 @@ class ProcessExecutor:
 
     # -- ending
 
+    def _end_for(self, running: _Running, cause: Cause, detail: str) -> None:
+        """Its supervisor died before it could say this."""
+        if running.supervisor:
+            names, now_ns = self._names(running.order), boot_ns()
+            line = end_line(names, running.supervisor, now_ns, cause, -signal.SIGKILL)
+            self._journal.chronicle.end(line)
+        self._end(running, cause, -signal.SIGKILL, detail)
+
     def _end(self, running: _Running, cause: Cause, code: int, detail: str) -> None:
         """All of it is dead, so what it wrote is all in its pipes."""
         for fd in list(running.pipes):
@@ -315,12 +359,15 @@ class ProcessExecutor:
         self._forget(running)
         if running.supervisor:
             self._journal.remove(running.supervisor)
+        if running.broken:
+            cause, detail = Cause.BROKEN, running.broken
         tail = running.log.tail()
         self._news.append(Ended(running.order.key, cause, code, detail, tail))
 
     def _forget(self, running: _Running) -> None:
         del self._running[running.order.key]
         del self._by_serial[running.serial]
+        self._forking.discard(running.serial)
         for fd in running.pipes:
             self._selector.unregister(fd)
             os.close(fd)
@@ -342,48 +389,6 @@ class ProcessExecutor:
 
 
 def _tell(running: _Running, words: str) -> None:
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is told elsewhere
+    # Its end is told elsewhere, and one that does not listen is killed when it is overdue.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
         running.control.send(words.encode())
-
-
-def _start_forkserver(lease_path: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        argv = [sys.executable, "-I", "-S", "-c", FORKSERVER, str(theirs.fileno()), str(lease_path)]
-        process = subprocess.Popen(
-            argv,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    return ours, process
-
-
-def _hold_port(address: str) -> socket.socket:
-    """A free port of the address, bound so that nobody else gets it before it is needed."""
-    family, kind, proto, _, where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
-    held = socket.socket(family, kind, proto)
-    try:
-        held.bind(where)
-    except OSError:
-        held.close()
-        raise
-    return held
-
-
-def _raise_descriptor_limit() -> None:
-    """Each running task holds three descriptors here; its own limit stays as it was."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _check_cgroup(path: Path | None) -> None:
-    if path is None:
-        return
-    control = path / "cgroup.subtree_control"
-    if not control.exists() or "memory" not in control.read_text().split():
-        raise ExecutorBroken(
-            f"cgroup_dir {path} is no cgroup v2 directory whose children have the memory "
-            "controller: delegate one (systemd: Delegate=yes) or leave it out"
-        )

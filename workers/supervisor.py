@@ -6,8 +6,9 @@ runs in a process group of its own within that session, so that a task's `kill 0
 its supervisor. The task's process waits on a pipe until the agent has journaled both.
 
 Kills everything when the lease deadline in the shared file passes, when the agent dies (its end of
-the socket closes), when memory runs over, or when told. It knows nothing of timeouts: those are
-the engine's. It says `ended` only when it has no descendant left. Standard library only.
+the socket closes), when memory runs over, when the task stops making progress, or when told. Of
+other timeouts it knows nothing: those are the engine's. It says `ended` only when it has no
+descendant left, and writes the end into the chronicle. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -23,7 +25,7 @@ import socket
 import sys
 from typing import Any
 
-from workers import memory
+from workers import chronicle, memory
 from workers.processes import (
     NS,
     BootTimer,
@@ -31,32 +33,19 @@ from workers.processes import (
     boot_ns,
     children_of,
     descendants_of,
-    die_with_parent,
     kill,
     start_time,
 )
+from workers.progress import ProgressWatch, why_stuck
+from workers.task_process import Task, be_the_task
 
 PACKET_BYTES = 64 * 1024
 MEMORY_EVERY_NS = NS // 4
 KILL_EVERY_NS = NS // 50
-NOT_FOUND = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.E2BIG, errno.EPERM)
+NOT_FOUND = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.EPERM, errno.ELOOP)
+UNRUNNABLE = (errno.E2BIG, errno.EINVAL, errno.ENAMETOOLONG)
+"""What fails everywhere alike: too long, or a null byte in it."""
 FAR_NS = 1 << 62
-DEFAULT_AGAIN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that this process or Python ignores, and that the task must not inherit so."""
-
-
-class Task:
-    """What to run: argv, environment, working directory (removed at the end), memory limit."""
-
-    __slots__ = ("argv", "cgroup", "cwd", "env", "memory_mib")
-
-    def __init__(self, text: str) -> None:
-        values: dict[str, Any] = json.loads(text)
-        self.argv: list[str] = values["argv"]
-        self.env: dict[str, str] = values["env"]
-        self.cwd: str = values["cwd"]
-        self.memory_mib: int = values["memory_mib"]
-        self.cgroup: str = values["cgroup"]
 
 
 class Supervisor:
@@ -76,6 +65,8 @@ class Supervisor:
         self._exit_code: int | None = None
         self._kill_at_ns = FAR_NS
         self._measure_at_ns = FAR_NS
+        self._progress: ProgressWatch | None = None
+        self._peak_bytes = 0
         self._was_let_go = False
         self._is_exec_known = False
         self._is_orphaned = False
@@ -83,8 +74,13 @@ class Supervisor:
     def run(self, out_fd: int, err_fd: int) -> None:
         """From fork to the last descendant's end."""
         if self._task.cgroup:
-            limit = self._task.memory_mib * memory.MIB
-            self._cgroup = memory.Cgroup(self._task.cgroup, limit)
+            try:
+                limit = self._task.memory_mib * memory.MIB
+                self._cgroup = memory.Cgroup(self._task.cgroup, limit)
+            except OSError as error:
+                why = f"its cgroup could not be made: {error}"
+                self._say({"ended": {"cause": "broken", "code": 0, "detail": why}})
+                return
         go_read, self._go = os.pipe()
         self._exec_status, status_write = os.pipe()
         self._child = os.fork()
@@ -92,7 +88,7 @@ class Supervisor:
             # Open copies of these would hide this process's death from the agent and the task.
             os.close(self._go)
             self._control.close()
-            _be_the_task(self._task, go_read, status_write, (out_fd, err_fd))
+            be_the_task(self._task, go_read, status_write, (out_fd, err_fd))
         for fd in (go_read, status_write, out_fd, err_fd):
             os.close(fd)
         self._introduce()
@@ -135,6 +131,8 @@ class Supervisor:
 
     def _patience_ms(self) -> int:
         due_ns = min(self._kill_at_ns, self._measure_at_ns)
+        if self._progress is not None:
+            due_ns = min(due_ns, self._progress.due_ns)
         if due_ns == FAR_NS:
             return -1
         return max(0, -(-(due_ns - boot_ns()) // 1_000_000))
@@ -147,6 +145,8 @@ class Supervisor:
         elif now_ns >= self._measure_at_ns:
             self._measure_at_ns = now_ns + MEMORY_EVERY_NS
             self._measure()
+        if self._progress is not None and now_ns >= self._progress.due_ns:
+            self._look_for_progress(self._progress, now_ns)
 
     def _kill(self) -> None:
         if self._cgroup is not None:
@@ -162,10 +162,26 @@ class Supervisor:
             held = f"{used // memory.MIB} MiB of memory held, {self._task.memory_mib} MiB allowed"
             self._end("out_of_memory", held, 0)
 
+    def _look_for_progress(self, progress: ProgressWatch, now_ns: int) -> None:
+        if progress.is_stuck(now_ns):
+            self._terminate(
+                "no_progress",
+                why_stuck(self._task.progress_timeout_s),
+                int(self._task.grace_s * NS),
+            )
+
+    def _terminate(self, cause: str, detail: str, grace_ns: int) -> None:
+        """SIGTERM once, and SIGCONT because a stopped process hears nothing; then the grace."""
+        if not self._cause and grace_ns > 0:
+            self._signal_group(signal.SIGTERM)
+            self._signal_group(signal.SIGCONT)
+        self._end(cause, detail, grace_ns)
+
     def _end(self, cause: str, detail: str, grace_ns: int) -> None:
         """Begin to end the task; the first cause stays, the soonest end wins."""
         if not self._cause:
             self._cause, self._detail = cause, detail
+        self._progress = None
         self._kill_at_ns = min(self._kill_at_ns, boot_ns() + grace_ns)
 
     def _signal_group(self, number: int) -> None:
@@ -200,13 +216,7 @@ class Supervisor:
             os.write(self._go, b"g")
 
     def _stop(self, grace_ns: int) -> None:
-        if not self._was_let_go:
-            grace_ns = 0
-        # SIGTERM once, and SIGCONT because a stopped process hears nothing.
-        if not self._cause and grace_ns > 0:
-            self._signal_group(signal.SIGTERM)
-            self._signal_group(signal.SIGCONT)
-        self._end("stopped", "stopped", grace_ns)
+        self._terminate("stopped", "stopped", grace_ns if self._was_let_go else 0)
 
     def _learn_of_exec(self) -> None:
         """The child's end of the pipe closes when its program runs, or says why it does not."""
@@ -220,12 +230,17 @@ class Supervisor:
             name = repr(self._task.argv[0])
             if where == "exec" and int(number) in NOT_FOUND:
                 self._end("not_found", f"{name} cannot be run: {text}", 0)
+            elif where == "exec" and int(number) in UNRUNNABLE:
+                self._end("unrunnable", f"{name} cannot be run: {text}", 0)
             else:
                 self._end("broken", f"{name} cannot be started ({where}): {text}", 0)
         elif self._was_let_go and not self._cause:
             self._say({"started": True})
             if self._cgroup is None and self._task.memory_mib > 0:
                 self._measure_at_ns = boot_ns() + MEMORY_EVERY_NS
+            if self._task.progress_timeout_s > 0:
+                timeout_s = self._task.progress_timeout_s
+                self._progress = ProgressWatch(self._task.progress, timeout_s, boot_ns())
 
     def _drain_wakeup(self) -> None:
         os.read(self._wakeup, PACKET_BYTES)
@@ -234,11 +249,12 @@ class Supervisor:
         """Take note of every dead child; False when there is no descendant left."""
         while True:
             try:
-                pid, wait_status = os.waitpid(-1, os.WNOHANG)
+                pid, wait_status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return False
             if not pid:
                 return True
+            self._peak_bytes = max(self._peak_bytes, usage.ru_maxrss * memory.KIB)
             if pid == self._child:
                 self._exit_code = os.waitstatus_to_exitcode(wait_status)
                 self._task_exited()
@@ -252,17 +268,34 @@ class Supervisor:
     # -- the end
 
     def _finish(self) -> None:
-        if self._cgroup is not None and self._cgroup.ran_out() and self._cause == "exited":
-            limit = f"{self._task.memory_mib} MiB allowed"
-            self._cause, self._detail = "out_of_memory", f"killed by the kernel: {limit}"
         code = self._exit_code if self._exit_code is not None else 0
-        self._say({"ended": {"cause": self._cause, "code": code, "detail": self._detail}})
+        if self._cause == "exited" and code and (evidence := self._memory_evidence(code)):
+            self._cause, self._detail = "out_of_memory", evidence
+        self._say_end(self._cause, code, self._detail)
         try:
             shutil.rmtree(self._task.cwd)
             if self._cgroup is not None:
                 self._cgroup.remove()
         except OSError as error:
             sys.stderr.write(f"a task's directory could not be removed: {error}\n")
+
+    def _memory_evidence(self, code: int) -> str:
+        """What shows that a task which failed by itself had run out of memory, or ""."""
+        limit = self._task.memory_mib * memory.MIB
+        if self._cgroup is not None:
+            return self._cgroup.evidence(limit)
+        own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * memory.KIB
+        return memory.over_peak(code, self._peak_bytes, limit, own_peak)
+
+    def _say_end(self, cause: str, code: int, detail: str) -> None:
+        """All of it is dead: into the chronicle first, which holds whoever dies next."""
+        names = self._task.names
+        line = chronicle.end_line(names, os.getpid(), boot_ns(), cause, code)
+        try:
+            chronicle.append(self._task.chronicle, line)
+        except OSError as error:
+            sys.stderr.write(f"a task's end could not be written down: {error}\n")
+        self._say({"ended": {"cause": cause, "code": code, "detail": detail}})
 
     def _say(self, words: dict[str, Any]) -> None:
         if self._is_orphaned:
@@ -295,33 +328,6 @@ def _wake_on_children() -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     return read
-
-
-def _be_the_task(task: Task, go: int, status: int, streams: tuple[int, int]) -> None:
-    """In the child: wait for the word, then become the task's program. Never returns."""
-    where = "exec"
-    try:
-        os.setpgid(0, 0)
-        die_with_parent()
-        signal.set_wakeup_fd(-1)
-        for ignored in (*DEFAULT_AGAIN, signal.SIGCHLD):
-            signal.signal(ignored, signal.SIG_DFL)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(streams[0], 1)
-        os.dup2(streams[1], 2)
-        if os.read(go, 1) != b"g":
-            os._exit(1)  # the supervisor died first
-        where = "chdir"
-        os.chdir(task.cwd)
-        where = "exec"
-        os.execvpe(task.argv[0], task.argv, task.env)  # noqa: S606 - no shell is what is wanted
-    except (OSError, ValueError) as error:
-        number = error.errno if isinstance(error, OSError) and error.errno else errno.ENOEXEC
-        text = error.strerror if isinstance(error, OSError) else str(error)
-        os.write(status, f"{number} {where} {text}".encode())
-    except BaseException as error:  # noqa: BLE001 - whatever it is, this process must not go on
-        os.write(status, f"{errno.EIO} fork {error!r}".encode())
-    os._exit(127)
 
 
 def _how_it_exited(code: int) -> str:

@@ -21,6 +21,8 @@ SVM_GAMMAS = (0.01, 0.03, 0.1, 0.3)
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6)
 MOMENTA = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
 GANG_MEMBERS = 4
+GANG_PROGRESS_S = 60
+"""An epoch takes a fraction of a second: a member that is silent for so long hangs."""
 FLAKY_ATTEMPTS = 3
 DOOMED_RETRIES = 1
 SWEEP_JOBS = len(SVM_PENALTIES) * len(SVM_GAMMAS) + len(LEARNING_RATES) * len(MOMENTA)
@@ -103,6 +105,7 @@ def _gang(env: Mapping[str, str]) -> Body:
     body = _body("gang", env, "gang_train", priority=80)
     body["job_type"] = "training"
     body["gang"] = {"enabled": True, "min_members": GANG_MEMBERS, "topology": "ring"}
+    body["progress_timeout_seconds"] = GANG_PROGRESS_S
     return body
 
 

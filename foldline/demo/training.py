@@ -2,7 +2,7 @@
 
 Every step each member computes the gradient of its own batch, the gradients are summed over all
 members (`allreduce.py`), and all take the same step; a gang of one sums over itself. Deterministic
-for a recipe and a gang's size.
+for a recipe and a gang's size. Each epoch is reported as progress, for jobs that must make some.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from foldline.demo.allreduce import Gang
 from foldline.demo.digits import Digits, Matrix
 from foldline.demo.network import initial_weights, loss_and_gradient
+from workers.progress import report_progress
 
 SEED = 7
 ALONE = Gang(0, 1, ())
@@ -54,6 +55,7 @@ def train(
             velocity = recipe.momentum * velocity - recipe.learning_rate * mean
             weights = weights + velocity
         losses.append(float(total[0] / total[1]))
+        report_progress()
         if epoch % TOLD_EPOCHS == 0:
             tell(f"epoch {epoch}: loss {losses[-1]:.4f}")
     return weights, losses

@@ -1,7 +1,8 @@
 """Workload: jobs that do not simply succeed, chosen by the first argument.
 
 `flaky` fails on its first two attempts (FOLDLINE_ATTEMPT) and then succeeds; `doomed` always
-fails; `endless` works until it is told to stop, says so, and leaves in good order.
+fails; `endless` works until it is told to stop, says so, and leaves in good order; `stuck` reports
+progress for a while and then none, but hangs: a job with a progress timeout ends it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import os
 import signal
 import sys
 import threading
+import time
+
+from workers.progress import report_progress
 
 FAILURES = 2
 STOP_CHECK_S = 0.2
+STEPS_BEFORE_STUCK = 3
 
 
 def flaky(attempt: int) -> int:
@@ -43,7 +48,18 @@ def endless(attempt: int) -> int:
     return 0
 
 
-KINDS = {"flaky": flaky, "doomed": doomed, "endless": endless}
+def stuck(attempt: int) -> int:
+    """Three steps with progress, and a fourth that never ends."""
+    for step in range(STEPS_BEFORE_STUCK):
+        report_progress()
+        print(f"attempt {attempt}: step {step}", flush=True)
+        time.sleep(STOP_CHECK_S)
+    print("waiting for a peer that never answers (as planned)", file=sys.stderr, flush=True)
+    threading.Event().wait()
+    return 1
+
+
+KINDS = {"flaky": flaky, "doomed": doomed, "endless": endless, "stuck": stuck}
 
 
 def main(arguments: list[str]) -> int:

@@ -74,6 +74,7 @@ DESCRIPTIONS = {
     413: "The request is too big",
     415: "The body must be sent as application/json",
     422: "Something in the request cannot be taken; `details` says what",
+    429: "The tenant has as much waiting and running as it may; try again after `Retry-After`",
     500: "A fault of ours, logged under the request id",
     503: "Something that this needs is not there or has not come far enough; try again",
 }

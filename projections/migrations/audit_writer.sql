@@ -22,7 +22,8 @@ CREATE TEMPORARY TABLE changed_attempts (
     failure text,
     started_at timestamptz,
     ended_at timestamptz,
-    message text
+    message text,
+    fingerprint text
 ) ON COMMIT DELETE ROWS;
 
 CREATE TEMPORARY TABLE changed_tasks (
@@ -35,5 +36,6 @@ CREATE TEMPORARY TABLE changed_tasks (
     started_at timestamptz,
     ended_at timestamptz,
     exit_code bigint,
-    message text
+    message text,
+    log_tail text
 ) ON COMMIT DELETE ROWS;

@@ -14,7 +14,10 @@ SELECT
     coalesce(gpu_models, '[]') AS gpu_models,
     coalesce(node_selector, '[]') AS node_selector,
     timeout_s, start_timeout_s, grace_s, max_retries, backoff_s, backoff_multiplier_milli,
-    backoff_max_s, defaults_version, command_offset, key_id, spec_schema_id, spec
+    backoff_max_s, defaults_version, command_offset, key_id, spec_schema_id, spec,
+    progress_timeout_s, deadline_s, memory_growth_milli, memory_max_mib,
+    coalesce(retry_rules, '[]') AS retry_rules,
+    spec_hash, causation_id, redrives
 FROM jobs;
 
 CREATE OR REPLACE VIEW foldline.dependencies AS
@@ -24,7 +27,9 @@ JOIN jobs AS j ON (j.shard, j.job_no) = (d.shard, d.job_no)
 JOIN jobs AS n ON (n.shard, n.job_no) = (d.shard, d.needs_no);
 
 CREATE OR REPLACE VIEW foldline.attempts AS
-SELECT shard, job_no, attempt, placed_at, started_at, ended_at, failure, message FROM attempts;
+SELECT shard, job_no, attempt, placed_at, started_at, ended_at, failure, message,
+    fingerprint
+FROM attempts;
 
 CREATE OR REPLACE VIEW foldline.tasks AS
 SELECT
@@ -35,7 +40,8 @@ SELECT
     CASE WHEN t.ended_at IS NULL AND n.lost_at IS NOT NULL THEN 'node_lost' ELSE t.failure END
         AS failure,
     CASE WHEN t.ended_at IS NULL AND n.lost_at IS NOT NULL
-        THEN 'node ' || n.node || ' was lost: ' || n.lost_reason ELSE t.message END AS message
+        THEN 'node ' || n.node || ' was lost: ' || n.lost_reason ELSE t.message END AS message,
+    t.log_tail
 FROM tasks AS t
 JOIN nodes AS n ON (n.shard, n.node_no) = (t.shard, t.node_no);
 
@@ -68,7 +74,23 @@ SELECT
 FROM nodes;
 
 CREATE OR REPLACE VIEW foldline.queues AS
-SELECT shard, pool, name, state, description, actor, created_at, changed_at FROM queues;
+SELECT
+    shard, pool, name, state, description, actor, created_at, changed_at, defaults, retries_per_hour
+FROM queues;
 
 CREATE OR REPLACE VIEW foldline.pools AS
-SELECT shard, name, description, actor, created_at, changed_at FROM pools;
+SELECT
+    shard, name, description, actor, created_at, changed_at, retries_on, tenant_retries_per_hour
+FROM pools;
+
+CREATE OR REPLACE VIEW foldline.dead_letters AS
+SELECT
+    l.shard, l.letter_id, nullif(l.job_no, 0) AS job_no,
+    CASE WHEN l.job_no = 0 THEN 'input' ELSE 'job' END AS kind,
+    l.state, l.at, l.attempts, l.failure, l.fingerprint, l.tenant, l.pool, l.queue, l.job_type,
+    l.name, l.message, l.log_tail, l.redriven_at, l.redriven_by, l.purged_at, l.purged_by,
+    l.purge_reason, coalesce(l.history, '[]') AS history, l.terms, l.input,
+    coalesce(l.headers, '[]') AS headers, l.sha256, l.key, l.value,
+    j.priority, j.key_id, j.spec_schema_id, j.spec, j.actor, j.causation_id, j.redrives
+FROM dead_letters AS l
+LEFT JOIN jobs AS j ON (j.shard, j.job_no) = (l.shard, l.job_no);

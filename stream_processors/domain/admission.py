@@ -1,4 +1,4 @@
-"""Commands become events: submissions, cancels, queues and pools. Or a refusal that says why.
+"""Submissions become jobs, or refusals that say why. Other commands: `steering.py`.
 
 Reads commands in the order of their offsets. A refusal is an event like any other, so its sender
 learns the reason and progress is recorded.
@@ -6,53 +6,40 @@ learns the reason and progress is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from schemas.commands import CancelJob, Dependency, PutPool, PutQueue, Submission, SubmitJobs
-from schemas.events import (
-    CancelsRequested,
-    CommandsRefused,
-    JobsCancelled,
-    JobsSubmitted,
-    PoolChanged,
-    QueueChanged,
-    SubmissionsRepeated,
-)
-from schemas.ids import job_id, parse_job_id, partition_of, shard_of
+from schemas.commands import Dependency, Submission, SubmitJobs
+from schemas.events import CommandsRefused, JobsSubmitted, SubmissionsRepeated
+from schemas.ids import job_id, parse_job_id
 from schemas.terms import (
+    DEFAULT_TERMS,
     DEFAULTS_VERSION,
     ENDED_STATES,
+    NO_DEFAULTS,
     Condition,
     JobState,
     JobTerms,
+    QueueDefaults,
     QueueState,
 )
 from stream_processors.domain.defaults import fill, spec_hash
-from stream_processors.domain.draft import CommandAt, Draft, Unreadable
+from stream_processors.domain.draft import CommandAt, Draft, Refusal, Unreadable
 from stream_processors.domain.limits import (
     ACTOR_MAX,
     DEPENDENCIES_MAX,
     KEY_MAX,
     ROWS_MAX,
+    TASK_SPECS_MAX,
     TEXT_MAX,
-    name_problem,
     plain_text,
     terms_problem,
+    text_problem,
 )
+from stream_processors.domain.state import Load
+from stream_processors.domain.steering import steer
 
 PRIORITY_MAX = 100
 DEFAULT_PRIORITY = 0
-DEFAULT_NAME = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a command is turned down: a stable code, and what to do, for people."""
-
-    code: str
-    message: str
 
 
 @dataclass(slots=True)
@@ -71,16 +58,8 @@ class _Batch:
     known: dict[bytes, int] = field(default_factory=dict)
     repeated: list[tuple[int, int]] = field(default_factory=list)
     refused: list[tuple[int, int, bytes, Refusal]] = field(default_factory=list)
-
-
-def ensure_defaults(draft: Draft) -> None:
-    """The first decision of the default pool's shard creates it and its default queue."""
-    state = draft.state
-    at_home = partition_of(DEFAULT_NAME, draft.policy.shards) == state.shard
-    if not at_home or DEFAULT_NAME in state.pools:
-        return
-    draft.emit(PoolChanged(-1, DEFAULT_NAME, "the pool that exists from the start", ""))
-    draft.emit(QueueChanged(-1, DEFAULT_NAME, DEFAULT_NAME, QueueState.OPEN, "", ""))
+    load: Load = field(default_factory=Load)
+    loads: dict[str, Load] = field(default_factory=dict)
 
 
 def admit(draft: Draft, commands: tuple[CommandAt, ...]) -> None:
@@ -97,7 +76,7 @@ def admit(draft: Draft, commands: tuple[CommandAt, ...]) -> None:
             batch.refused.append((offset, 0, b"", refusal))
         else:
             batch = _flush(draft, batch)
-            refused = _OTHERS[type(command)](draft, offset, command)
+            refused = steer(draft, offset, command)
             if refused is not None:
                 batch.refused.append((offset, 0, refused[0], refused[1]))
     _flush(draft, batch)
@@ -108,6 +87,12 @@ def _submit_rows(draft: Draft, batch: _Batch, place: CommandAt, command: SubmitJ
     if len(command.terms_of) > ROWS_MAX:
         refusal = Refusal("too_many_rows", f"SubmitJobs may have {ROWS_MAX} rows: split it")
         batch.refused.append((offset, 0, b"", refusal))
+        return
+    if not command.terms_of:
+        batch.refused.append((offset, 0, b"", Refusal("malformed", "SubmitJobs has no rows")))
+        return
+    if not command.terms_of:
+        batch.refused.append((offset, 0, b"", Refusal("malformed", "SubmitJobs has no rows")))
         return
     columns = (command.terms_of, command.idempotency_keys, command.priorities, command.specs)
     if len({len(column) for column in columns}) != 1:
@@ -138,7 +123,7 @@ def _submit(
     place, row = where
     offset = place.offset
     content = spec_hash(submission)
-    terms = fill(submission.terms)
+    terms = fill(submission.terms, _queue_defaults(draft, submission.terms))
     priority = DEFAULT_PRIORITY if submission.priority == -1 else submission.priority
     submission = replace(submission, terms=terms, priority=priority)
     key = submission.idempotency_key
@@ -147,16 +132,43 @@ def _submit(
     if known is not None and known[1] == content:
         batch.repeated.append((offset, known[0]))
         return
-    refusal = _KEY_REUSED if known is not None else None
-    deps = _dependencies(draft, batch, submission)
-    refusal = refusal or _submission_problem(draft, submission)
-    if refusal is None and isinstance(deps, Refusal):
-        refusal = deps
+    refusal = _KEY_REUSED if known is not None else _submission_problem(draft, submission)
+    deps = refusal or _dependencies(draft, batch, submission)
+    refusal = deps if isinstance(deps, Refusal) else _overload(draft, batch, submission)
     if refusal is not None:
         batch.refused.append((offset, row, uid, refusal))
         return
     assert not isinstance(deps, Refusal)
     _accept(batch, (place, uid, content), submission, deps)
+
+
+def _queue_defaults(draft: Draft, terms: JobTerms) -> QueueDefaults:
+    key = (terms.pool or DEFAULT_TERMS.pool, terms.queue or DEFAULT_TERMS.queue)
+    queue = draft.state.queues.get(key)
+    return queue.defaults if queue is not None else NO_DEFAULTS
+
+
+def _overload(draft: Draft, batch: _Batch, submission: Submission) -> Refusal | None:
+    """Whether the job would go beyond what may wait and run at a time, in all or of its tenant."""
+    policy, tenant, size = draft.policy, submission.terms.tenant, len(submission.spec)
+    state, none = draft.state, Load()
+    jobs = batch.load.jobs + state.load.jobs + 1
+    spec_bytes = batch.load.spec_bytes + state.load.spec_bytes + size
+    if _over(jobs, policy.pending_jobs_max) or _over(spec_bytes, policy.pending_bytes_max):
+        return Refusal("shard_over_limit", "too many jobs have not ended; submit it again later")
+    mine, counted = batch.loads.get(tenant, none), state.loads.get(tenant, none)
+    jobs = mine.jobs + counted.jobs + 1
+    spec_bytes = mine.spec_bytes + counted.spec_bytes + size
+    if _over(jobs, policy.tenant_pending_jobs_max) or _over(
+        spec_bytes, policy.tenant_pending_bytes_max
+    ):
+        text = f"too many jobs of tenant {tenant!r} have not ended; submit it again later"
+        return Refusal("tenant_over_limit", text)
+    return None
+
+
+def _over(amount: int, bound: int) -> bool:
+    return 0 < bound < amount
 
 
 _KEY_REUSED = Refusal(
@@ -191,20 +203,32 @@ def _accept(
     batch.deps.extend((row, no, succeeds) for no, succeeds in deps)
     batch.hashes.append(content)
     batch.rows.append(submission)
+    for load in (batch.load, batch.loads.setdefault(submission.terms.tenant, Load())):
+        load.jobs += 1
+        load.spec_bytes += len(submission.spec)
 
 
 def _submission_problem(draft: Draft, submission: Submission) -> Refusal | None:
     terms = submission.terms
     if not 1 <= len(submission.idempotency_key) <= KEY_MAX:
         return Refusal("malformed", f"idempotency_key must have 1 to {KEY_MAX} characters")
-    if len(submission.actor) > ACTOR_MAX:
-        return Refusal("malformed", f"actor must have at most {ACTOR_MAX} characters")
+    for name, text, most in (
+        ("actor", submission.actor, ACTOR_MAX),
+        ("causation_id", submission.causation_id, KEY_MAX),
+    ):
+        if problem := text_problem(text, most):
+            return Refusal("malformed", f"{name} {problem}")
+    if submission.redrives and parse_job_id(submission.redrives) is None:
+        return Refusal("malformed", "redrives must be the id of a job, or empty")
     if len(submission.depends_on) > DEPENDENCIES_MAX:
         return Refusal("malformed", f"depends_on may name {DEPENDENCIES_MAX} jobs")
     if not 0 <= submission.priority <= PRIORITY_MAX:
         return Refusal("invalid_priority", f"priority must be 0 to {PRIORITY_MAX}")
     if problem := terms_problem(terms):
         return Refusal("invalid_terms", problem)
+    if terms.tasks * len(submission.spec) > TASK_SPECS_MAX:
+        text = f"every task gets the spec: tasks times its bytes may be {TASK_SPECS_MAX}"
+        return Refusal("spec_too_large", f"{text}; put big inputs into a file")
     if terms.pool not in draft.state.pools:
         return Refusal(
             "cluster_not_found",
@@ -278,13 +302,18 @@ def _flush(draft: Draft, batch: _Batch) -> _Batch:
                 rows=[row for _, row, _, _ in batch.refused],
                 job_ids=[uid for _, _, uid, _ in batch.refused],
                 codes=[refusal.code for _, _, _, refusal in batch.refused],
-                messages=[refusal.message for _, _, _, refusal in batch.refused],
+                messages=[plain_text(refusal.message, TEXT_MAX) for *_, refusal in batch.refused],
             )
         )
     return _Batch()
 
 
 def _submitted(first_no: int, batch: _Batch) -> JobsSubmitted:
+    caused = [
+        (row, submission)
+        for row, submission in enumerate(batch.rows)
+        if submission.causation_id or submission.redrives
+    ]
     return JobsSubmitted(
         first_no=first_no,
         job_ids=b"".join(batch.job_ids),
@@ -302,65 +331,7 @@ def _submitted(first_no: int, batch: _Batch) -> JobsSubmitted:
         spec_schema_ids=[row.spec_schema_id for row in batch.rows],
         specs=[row.spec for row in batch.rows],
         defaults_version=DEFAULTS_VERSION,
+        cause_rows=[row for row, _ in caused],
+        causation_ids=[submission.causation_id for _, submission in caused],
+        redrives=[parse_job_id(submission.redrives) or b"" for _, submission in caused],
     )
-
-
-def _cancel(draft: Draft, offset: int, command: CancelJob) -> tuple[bytes, Refusal] | None:
-    uid = parse_job_id(command.job_id)
-    if uid is None or shard_of(uid) != draft.state.shard or uid not in draft.state.nos:
-        message = f"there is no job {command.job_id[:64]!r} that could be cancelled"
-        return uid or b"", Refusal("job_not_found", message)
-    job = draft.state.jobs[draft.state.nos[uid]]
-    if job.state in ENDED_STATES:
-        return uid, Refusal("job_ended", f"the job has already ended as {job.state.value}")
-    if job.cancel is not None:
-        return uid, Refusal("already_cancelling", "the job is already being cancelled")
-    reason = plain_text(command.reason, TEXT_MAX)
-    if job.tasks:
-        draft.emit(CancelsRequested([offset], [job.no], [reason], [command.actor[:ACTOR_MAX]]))
-    else:
-        draft.emit(JobsCancelled([job.no], [offset], [reason], [command.actor[:ACTOR_MAX]]))
-    draft.touched[job.no] = None
-    return None
-
-
-def _put_queue(draft: Draft, offset: int, command: PutQueue) -> tuple[bytes, Refusal] | None:
-    if command.pool not in draft.state.pools:
-        message = f"cluster {command.pool!r} does not exist; create it first"
-        return b"", Refusal("cluster_not_found", message)
-    if problem := name_problem(command.name):
-        return b"", Refusal("invalid_name", f"queue name {problem}")
-    if command.state is QueueState.UNKNOWN:
-        return b"", Refusal("invalid_state", "state must be open, paused or draining")
-    draft.emit(
-        QueueChanged(
-            offset,
-            command.pool,
-            command.name,
-            command.state,
-            plain_text(command.description, TEXT_MAX),
-            command.actor[:ACTOR_MAX],
-        )
-    )
-    return None
-
-
-def _put_pool(draft: Draft, offset: int, command: PutPool) -> tuple[bytes, Refusal] | None:
-    state = draft.state
-    if problem := name_problem(command.name):
-        return b"", Refusal("invalid_name", f"cluster name {problem}")
-    if partition_of(command.name, draft.policy.shards) != state.shard:
-        message = "commands are keyed by their cluster with Kafka's murmur2 partitioner"
-        return b"", Refusal("wrong_partition", message)
-    description = plain_text(command.description, TEXT_MAX)
-    draft.emit(PoolChanged(offset, command.name, description, command.actor[:ACTOR_MAX]))
-    if (command.name, DEFAULT_NAME) not in state.queues:
-        draft.emit(QueueChanged(-1, command.name, DEFAULT_NAME, QueueState.OPEN, "", ""))
-    return None
-
-
-_OTHERS: dict[type, Callable[[Draft, int, Any], tuple[bytes, Refusal] | None]] = {
-    CancelJob: _cancel,
-    PutQueue: _put_queue,
-    PutPool: _put_pool,
-}

@@ -11,6 +11,7 @@ from heapq import heappop
 
 from schemas.events import (
     AttemptsEnding,
+    DeadlinesPassed,
     GangsReleased,
     JobsCancelled,
     JobsDeadLettered,
@@ -19,60 +20,90 @@ from schemas.events import (
     JobsRequeued,
     JobsStarted,
     JobsSucceeded,
-    RetriesScheduled,
 )
 from schemas.ids import format_job_id
 from schemas.terms import FailureClass, JobState
 from stream_processors.domain.draft import Draft
 from stream_processors.domain.evolve import is_valid
-from stream_processors.domain.retries import NOT_RETRIED, SECOND_US, backoff_us, cost
+from stream_processors.domain.fold_ends import AVOIDED_MAX
+from stream_processors.domain.following import schedule_retries
+from stream_processors.domain.retries import SECOND_US, Next, failure_fingerprint, what_next
 from stream_processors.domain.state import Job, TaskPhase, TimerKind
 
 _Failed = tuple[int, int, FailureClass, str]
 ROWS_MAX = 5_000
 """Jobs forgotten, doomed or timed out by one decision at most, so that a record stays small; the
 next one goes on."""
+SETTLED_BYTES_MAX = 1024 * 1024
+"""About so much of a record is for attempts that move on; the next decision goes on."""
+_ROW_BYTES, _TOLD_BYTES, _NODE_BYTES = 16, 48, 136
+"""What a row of those takes at most: its numbers, what goes with a text, the name of a node."""
 
 
 @dataclass(slots=True)
 class _Ends:
-    """What the touched jobs come to, in columns to be."""
+    """What the touched jobs come to, in columns to be. `size` is about their bytes in the record."""
 
+    size: int = 0
     started: list[tuple[int, int]] = field(default_factory=list)
     released: list[tuple[int, int, str]] = field(default_factory=list)
     ending: list[_Failed] = field(default_factory=list)
     succeeded: list[tuple[int, int]] = field(default_factory=list)
     failed: list[_Failed] = field(default_factory=list)
-    retried: list[tuple[_Failed, int]] = field(default_factory=list)
+    retried: list[_Failed] = field(default_factory=list)
     dead: list[_Failed] = field(default_factory=list)
     cancelled: list[tuple[int, int, str, str]] = field(default_factory=list)
 
+    def weigh(self, *texts: str) -> None:
+        """Count a row with these texts."""
+        told = _TOLD_BYTES + sum(len(text.encode()) for text in texts) if texts else 0
+        self.size += _ROW_BYTES + told
+
 
 def fire_timers(draft: Draft) -> None:
-    """What is due now: retries go back to their queues, attempts out of time begin to end."""
+    """What is due now: retries go back to their queues, attempts and jobs out of time end."""
     state = draft.state
-    requeued: list[int] = []
-    ending: list[_Failed] = []
+    requeued: dict[int, None] = {}
+    ending: dict[int, _Failed] = {}
+    overdue: list[Job] = []
     while state.timers and state.timers[0].due_at <= state.at:
-        if len(requeued) + len(ending) >= ROWS_MAX:
+        if len(requeued) + len(ending) + len(overdue) >= ROWS_MAX:
             break
         timer = heappop(state.timers)
         if not is_valid(state, timer):
             continue
         job = state.jobs[timer.job_no]
         if timer.kind is TimerKind.RETRY:
-            requeued.append(job.no)
+            requeued[job.no] = None
+        elif timer.kind is TimerKind.DEADLINE:
+            overdue.append(job)
         elif timer.kind is TimerKind.ATTEMPT_TIMEOUT:
             message = f"the attempt ran longer than timeout_s = {job.terms.timeout_s}"
-            ending.append((job.no, job.attempt, FailureClass.TIMEOUT, message))
+            ending[job.no] = (job.no, job.attempt, FailureClass.TIMEOUT, message)
         else:
             message = f"not every task started within {job.terms.start_timeout_s} s"
-            ending.append((job.no, job.attempt, FailureClass.START_TIMEOUT, message))
+            ending[job.no] = (job.no, job.attempt, FailureClass.START_TIMEOUT, message)
     if requeued:
-        draft.emit(JobsRequeued(requeued))
+        draft.emit(JobsRequeued(list(requeued)))
+    _end_overdue(draft, overdue, ending)
     if ending:
-        draft.emit(AttemptsEnding(*_columns(ending)))
-        draft.touched.update((row[0], None) for row in ending)
+        draft.emit(AttemptsEnding(*_columns(list(ending.values()))))
+        draft.touched.update((no, None) for no in ending)
+
+
+def _end_overdue(draft: Draft, overdue: list[Job], ending: dict[int, _Failed]) -> None:
+    """Jobs whose deadline passed: those with tasks once these are dead, the others now."""
+    living = [job for job in overdue if job.tasks]
+    failed = [
+        (job.no, job.attempt, FailureClass.TIMEOUT, _late(job)) for job in overdue if not job.tasks
+    ]
+    if failed:
+        draft.emit(JobsFailed(*_columns(failed)))
+    if living:
+        draft.emit(DeadlinesPassed([job.no for job in living]))
+    for job in living:
+        if not job.is_ending:
+            ending[job.no] = (job.no, job.attempt, FailureClass.TIMEOUT, _late(job))
 
 
 def forget(draft: Draft) -> None:
@@ -90,15 +121,20 @@ def forget(draft: Draft) -> None:
 
 
 def settle(draft: Draft) -> None:
-    """Move on every touched job, as far as it goes by itself."""
-    while draft.touched:
-        touched, draft.touched = draft.touched, {}
-        ends = _Ends()
-        for no in touched:
-            job = draft.state.jobs.get(no)
-            if job is not None and job.tasks:
-                _move_on(ends, job)
-        _emit(draft, ends)
+    """Move on every touched job, as far as it goes by itself and the record has room.
+
+    Jobs that were not come to stay in `draft.touched`.
+    """
+    ends = _Ends(draft.settled_bytes)
+    for no in list(draft.touched):
+        if ends.size >= SETTLED_BYTES_MAX:
+            break
+        del draft.touched[no]
+        job = draft.state.jobs.get(no)
+        if job is not None and job.tasks:
+            _move_on(ends, job)
+    draft.settled_bytes = ends.size
+    _emit(draft, ends)
 
 
 def _move_on(ends: _Ends, job: Job) -> None:
@@ -114,12 +150,15 @@ def _move_on(ends: _Ends, job: Job) -> None:
         return
     if failed is not None:
         ends.ending.append((job.no, job.attempt, failed.failure, failed.message))
+        ends.weigh(failed.message)
         return
     least = min(task.phase for task in tasks)
     if job.terms.is_gang and not job.released and whole and least >= TaskPhase.READY:
         ends.released.append((job.no, job.attempt, job.tasks[0].endpoint))
+        ends.weigh(job.tasks[0].endpoint)
     if job.state is JobState.SCHEDULED and _runs(job):
         ends.started.append((job.no, job.attempt))
+        ends.weigh()
 
 
 def _runs(job: Job) -> bool:
@@ -133,21 +172,27 @@ def _conclude(ends: _Ends, job: Job) -> None:
     if job.cancel is not None:
         cancel = job.cancel
         ends.cancelled.append((job.no, cancel.offset, cancel.reason, cancel.actor))
+        ends.weigh(cancel.reason, cancel.actor)
         return
     failure, message = _cause(job)
     row = (job.no, job.attempt, failure, message)
+    ends.weigh(message)
     if failure is FailureClass.NONE:
         if job.state is JobState.SCHEDULED:
             ends.started.append((job.no, job.attempt))
         ends.succeeded.append((job.no, job.attempt))
-    elif failure is FailureClass.POISON:
-        ends.dead.append(row)
-    elif failure in NOT_RETRIED:
-        ends.failed.append(row)
-    elif job.retries_used + cost(failure) > job.terms.max_retries and cost(failure):
-        ends.dead.append(row)
-    else:
-        ends.retried.append((row, cost(failure)))
+        return
+    if job.overdue:
+        ends.failed.append((job.no, job.attempt, FailureClass.TIMEOUT, _late(job)))
+        return
+    following = what_next(job, failure)
+    ends.size += _NODE_BYTES * min(len(job.tasks), AVOIDED_MAX)
+    places = {Next.RETRY: ends.retried, Next.DEAD_LETTER: ends.dead, Next.FAIL: ends.failed}
+    places[following].append(row)
+
+
+def _late(job: Job) -> str:
+    return f"its deadline passed: deadline_s = {job.terms.deadline_s} after it was submitted"
 
 
 def _cause(job: Job) -> tuple[FailureClass, str]:
@@ -173,24 +218,20 @@ def _emit(draft: Draft, ends: _Ends) -> None:
     if ends.failed:
         draft.emit(JobsFailed(*_columns(ends.failed)))
     if ends.retried:
-        _emit_retries(draft, ends)
+        draft.emit(schedule_retries(draft.state, ends.retried))
     if ends.dead:
-        draft.emit(JobsDeadLettered(*_columns(ends.dead)))
+        draft.emit(JobsDeadLettered(*_columns(ends.dead), _fingerprints(draft, ends.dead)))
     if ends.cancelled:
         rows = zip(*ends.cancelled, strict=True)
         draft.emit(JobsCancelled(*(list(column) for column in rows)))
 
 
-def _emit_retries(draft: Draft, ends: _Ends) -> None:
-    rows = [row for row, _ in ends.retried]
-    costs = [price for _, price in ends.retried]
-    dues = []
-    for (no, attempt, _, _), price in zip(rows, costs, strict=True):
-        job = draft.state.jobs[no]
-        delay = backoff_us(job.terms, job.job_id, attempt, job.retries_used + price)
-        dues.append(draft.state.at + delay)
-    nos, attempts, failures, messages = _columns(rows)
-    draft.emit(RetriesScheduled(nos, attempts, dues, costs, failures, messages))
+def _fingerprints(draft: Draft, rows: list[_Failed]) -> list[str]:
+    jobs = draft.state.jobs
+    return [
+        failure_fingerprint(failure, message, list(jobs[no].tasks.values()))
+        for no, _, failure, message in rows
+    ]
 
 
 def cancel_doomed(draft: Draft) -> None:

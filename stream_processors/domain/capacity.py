@@ -100,6 +100,24 @@ def book(node: Node, terms: JobTerms, devices: bytes, sign: int = 1) -> None:
     assert 0 <= node.memory_free <= node.memory_mib, "memory was given twice"
 
 
+def whole(node: Node) -> Free:
+    """What the node would have free if it held nothing."""
+    extras = {extra.name: extra.amount for extra in node.extras}
+    gpus = [WHOLE_GPU_MILLI] * len(node.gpus)
+    return Free(node.cpu_milli, node.memory_mib, gpus, extras, NODE_TASKS_MAX)
+
+
+def how_many(node: Node, free: Free, terms: JobTerms, most: int) -> int:
+    """How many tasks of these terms would fit into `free` (which is used up)."""
+    if not admits(node, terms):
+        return 0
+    count = 0
+    while count < most and (devices := fit(node, free, terms)) is not None:
+        take(free, terms, devices)
+        count += 1
+    return count
+
+
 def shortage(node: Node, free: Free, terms: JobTerms) -> str:
     """The first thing that keeps one task off this node, in words; "" where it fits."""
     if node.draining:

@@ -20,8 +20,18 @@ GENESIS_VALUE = bytes(32)
 GENESIS_AT = Micros(0)
 
 
+CHANGED = (
+    "the log was changed, or the release that wrote it folds otherwise than this one. Run `foldline"
+    " verify`; restore the log's topic from a backup, or start the release that wrote the record"
+)
+"""What to do about a record that no release should have written as it stands."""
+
+
 class LogStopped(Exception):
-    """The log holds what this reader must not skip and cannot take: the shard stops loudly."""
+    """The log holds what this reader must not skip and cannot take: the shard stops loudly.
+
+    Its message names the offset, what is wrong there, and the way out.
+    """
 
 
 class Verdict(StrEnum):
@@ -90,7 +100,7 @@ def judge(
     if offset != chain.next_offset:
         raise LogStopped(
             f"the log goes on at offset {offset} where {chain.next_offset} was due: records are"
-            " missing; restore the log's partition before reading on"
+            " missing. Restore the log's topic from a backup before reading on"
         )
     verdict = _weigh(chain, record)
     after = replace(chain, next_offset=offset + 1)
@@ -130,7 +140,8 @@ def _weigh(chain: Chain, record: Claim | Decision | None) -> Verdict:
 def _later(before: Micros, at: Micros, offset: int) -> Micros:
     if at < before:
         raise LogStopped(
-            f"the decision at offset {offset} counts but its time goes back by {before - at} µs"
+            f"the decision at offset {offset} counts but its time goes back by {before - at} µs:"
+            f" {CHANGED}"
         )
     return at
 
@@ -145,11 +156,14 @@ def _consume(positions: Positions, consumed: tuple[Consumed, ...], offset: int) 
             stands = positions.reports
             moved = replace(positions, reports=part.stop)
         else:
-            raise LogStopped(f"the decision at offset {offset} consumed an input not known here")
+            raise LogStopped(
+                f"the decision at offset {offset} counts but consumed an input that this release"
+                " does not know: start a newer release"
+            )
         if part.start != stands or part.stop < part.start:
             raise LogStopped(
                 f"the decision at offset {offset} counts but consumed {part.input} from"
-                f" {part.start} to {part.stop}, where the fold stands at {stands}"
+                f" {part.start} to {part.stop}, where the fold stands at {stands}: {CHANGED}"
             )
         positions = moved
     return positions

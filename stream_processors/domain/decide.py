@@ -11,22 +11,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.events import Event
-from stream_processors.domain.admission import admit, ensure_defaults
+from schemas.events import Event, InputsParked
+from stream_processors.domain.admission import admit
 from stream_processors.domain.attempts import cancel_doomed, fire_timers, forget, settle
-from stream_processors.domain.draft import Answer, Draft, Inputs, Policy
+from stream_processors.domain.draft import Answer, Draft, Inputs, Policy, Unreadable
 from stream_processors.domain.evolve import begin_record, prune_timers
 from stream_processors.domain.hearing import expire, hear
 from stream_processors.domain.placement import place
 from stream_processors.domain.state import State
+from stream_processors.domain.steering import ensure_defaults
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What one decision says: the record's events, and answers that need no event."""
+    """What one decision says: the record's events, and answers that need no event.
+
+    `unsettled` are jobs that must yet move on, for which the record had no room: the next decision
+    goes on with them (`Inputs.unsettled`), at once.
+    """
 
     events: tuple[Event, ...]
     answers: tuple[Answer, ...]
+    unsettled: tuple[int, ...] = ()
 
 
 def decide(state: State, inputs: Inputs, now: int, policy: Policy) -> Decided:
@@ -36,15 +42,40 @@ def decide(state: State, inputs: Inputs, now: int, policy: Policy) -> Decided:
     ensure_defaults(draft)
     admit(draft, inputs.commands)
     hear(draft, inputs.reports)
+    _park(draft, inputs)
     expire(draft, inputs.expired)
+    draft.touched.update(dict.fromkeys(inputs.unsettled))
+    if not inputs.fill_record:
+        _follow_up(draft, fires_timers=inputs.fires_timers)
+    return Decided(tuple(draft.events), tuple(draft.answers), tuple(draft.touched))
+
+
+def _follow_up(draft: Draft, *, fires_timers: bool) -> None:
+    """What follows from the inputs and from time, as far as the record has room."""
     settle(draft)
-    if inputs.fires_timers:
+    if draft.touched:
+        return  # what was heard comes before what time asks for, and before new placements
+    if fires_timers:
         fire_timers(draft)
         settle(draft)
     cancel_doomed(draft)
     place(draft)
     forget(draft)
-    return Decided(tuple(draft.events), tuple(draft.answers))
+
+
+def unsettled_jobs(state: State) -> tuple[int, ...]:
+    """Jobs that may have to move on, as far as the state tells: for an owner that begins."""
+    return tuple(job.no for job in state.jobs.values() if job.tasks)
+
+
+def _park(draft: Draft, inputs: Inputs) -> None:
+    """What cannot be read goes to the dead letters with its bytes."""
+    found = [place.command for place in inputs.commands] + [report for _, report in inputs.reports]
+    parked = [
+        each.record for each in found if isinstance(each, Unreadable) and each.record is not None
+    ]
+    if parked:
+        draft.emit(InputsParked(parked))
 
 
 def has_work(state: State, now: int, policy: Policy, *, fires_timers: bool) -> bool:

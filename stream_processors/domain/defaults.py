@@ -7,31 +7,51 @@ from __future__ import annotations
 
 from dataclasses import replace
 from hashlib import blake2b
+from typing import Any
 
 from schemas.commands import Submission
-from schemas.terms import DEFAULT_TERMS, JobTerms
+from schemas.terms import DEFAULT_TERMS, MEMORY_MAX_FACTOR, NO_DEFAULTS, JobTerms, QueueDefaults
 
 
-def fill(terms: JobTerms) -> JobTerms:
-    """Terms with the defaults (version `DEFAULTS_VERSION`) where the submission says nothing."""
-    filled = _FILLED.get(terms)
+def fill(terms: JobTerms, of_queue: QueueDefaults = NO_DEFAULTS) -> JobTerms:
+    """Terms with what its queue, else version `DEFAULTS_VERSION`, gives where they say nothing."""
+    key = (terms, of_queue)
+    filled = _FILLED.get(key)
     if filled is None:
         changes = {
-            name: getattr(DEFAULT_TERMS, name)
+            name: _default(name, of_queue)
             for name in _DEFAULTED
             if getattr(terms, name) in ("", -1)
         }
+        if not terms.retry_rules:
+            changes["retry_rules"] = of_queue.retry_rules
         filled = replace(terms, **changes)
-        if len(_FILLED) > _FILLED_MAX:
-            _FILLED.clear()
-        _FILLED[terms] = filled
+        if filled.memory_max_mib == -1:
+            filled = replace(filled, memory_max_mib=MEMORY_MAX_FACTOR * filled.memory_mib)
+        if _is_small(filled):
+            if len(_FILLED) > _FILLED_MAX:
+                _FILLED.clear()
+            _FILLED[key] = filled
     return filled
+
+
+def _is_small(terms: JobTerms) -> bool:
+    """Whether the terms may be remembered: what will be refused may be a megabyte each."""
+    names = len(terms.tenant) + len(terms.pool) + len(terms.queue)
+    rows = (terms.extras, terms.gpu_models, terms.node_selector, terms.retry_rules)
+    return names <= _NAMES_MAX and not any(len(row) > _ROWS_MAX for row in rows)
+
+
+def _default(name: str, of_queue: QueueDefaults) -> Any:
+    value = getattr(of_queue, name, -1)
+    return getattr(DEFAULT_TERMS, name) if value == -1 else value
 
 
 _DEFAULTED = tuple(name for name in JobTerms.__slots__ if getattr(JobTerms(), name) in ("", -1))
 _SILENT_TERMS = [(name, getattr(JobTerms(), name)) for name in JobTerms.__slots__]
-_FILLED: dict[JobTerms, JobTerms] = {}
+_FILLED: dict[tuple[JobTerms, QueueDefaults], JobTerms] = {}
 _FILLED_MAX = 10_000
+_NAMES_MAX, _ROWS_MAX = 200, 8
 
 
 def spec_hash(submission: Submission) -> bytes:

@@ -7,7 +7,7 @@ takeover, and from time to time; agents take each thing once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from schemas.dispatch import Dispatch, Releases, Starts, Stops
@@ -52,6 +52,12 @@ class _Mail:
         if key not in self.nodes:
             self.nodes[key] = _ForNode(*key, floor=0)
         return self.nodes[key]
+
+
+MAIL_BYTES_MAX = 2 * 1024 * 1024
+"""Of starts in one record for a node, or a single bigger one: more starts are more records."""
+_START_BYTES, _NAME_BYTES = 256, 1_024
+"""What a start takes beside its spec, and a name in its terms, at most."""
 
 
 def floor_of(state: State, node: Node) -> int:
@@ -142,8 +148,29 @@ def _sealed(mail: _Mail, epoch: int) -> list[Dispatch]:
             releases=_releases(part),
             stops=_stops(part),
         )
-        for part in mail.nodes.values()
+        for whole in mail.nodes.values()
+        for part in _split(whole)
     ]
+
+
+def _split(part: _ForNode) -> Iterator[_ForNode]:
+    """The same in as many records as its specs need; everything else is in the last."""
+    starts, size = part.starts, 0
+    part.starts = []
+    for start in starts:
+        more = _start_size(start[0])
+        if size + more > MAIL_BYTES_MAX and part.starts:
+            yield _ForNode(part.node, part.incarnation, part.floor, starts=part.starts)
+            part.starts, size = [], 0
+        part.starts.append(start)
+        size += more
+    yield part
+
+
+def _start_size(job: Job) -> int:
+    terms = job.terms
+    names = len(terms.extras) + len(terms.gpu_models) + 2 * len(terms.node_selector)
+    return len(job.spec) + _START_BYTES + names * _NAME_BYTES
 
 
 def _starts(part: _ForNode) -> Starts:

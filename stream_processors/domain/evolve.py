@@ -2,7 +2,7 @@
 
 Reads an event, writes the state, answers nothing. Events that change nothing (refusals, repeats)
 are in the log so that senders learn of them and progress is recorded. What each event does is in
-`fold_jobs.py` and `fold_nodes.py`.
+`fold_jobs.py`, `fold_ends.py` and `fold_nodes.py`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from schemas import events
 from schemas.events import Event
 from schemas.terms import ENDED_STATES, JobState
-from stream_processors.domain import fold_jobs, fold_nodes
+from stream_processors.domain import fold_ends, fold_jobs, fold_nodes
 from stream_processors.domain.state import State, Timer, TimerKind
 
-TIMERS_PER_JOB = 3
-"""A job has a start or attempt timer, or one for its retry: more of them are mostly void."""
+TIMERS_PER_JOB = 4
+"""A job has a deadline, and a start or attempt timer or one for its retry: more are mostly void."""
 TIMERS_SPARE = 1_000
 
 
@@ -44,13 +44,16 @@ _FOLDS: dict[type, Callable[[State, Any], None]] = {
     events.TasksEnded: fold_jobs.tasks_ended,
     events.AttemptsEnding: fold_jobs.attempts_ending,
     events.ReportsRefused: _nothing,
-    events.JobsSucceeded: fold_jobs.jobs_succeeded,
-    events.JobsFailed: fold_jobs.jobs_failed,
-    events.RetriesScheduled: fold_jobs.retries_scheduled,
-    events.JobsRequeued: fold_jobs.jobs_requeued,
-    events.JobsDeadLettered: fold_jobs.jobs_dead_lettered,
-    events.JobsCancelled: fold_jobs.jobs_cancelled,
-    events.JobsForgotten: fold_jobs.jobs_forgotten,
+    events.JobsSucceeded: fold_ends.jobs_succeeded,
+    events.JobsFailed: fold_ends.jobs_failed,
+    events.RetriesScheduled: fold_ends.retries_scheduled,
+    events.JobsRequeued: fold_ends.jobs_requeued,
+    events.JobsDeadLettered: fold_ends.jobs_dead_lettered,
+    events.JobsCancelled: fold_ends.jobs_cancelled,
+    events.JobsForgotten: fold_ends.jobs_forgotten,
+    events.InputsParked: _nothing,
+    events.DeadLettersPurged: _nothing,
+    events.DeadlinesPassed: fold_jobs.deadlines_passed,
 }
 
 
@@ -83,12 +86,14 @@ def evolve(state: State, event: Event) -> None:
 def is_valid(state: State, timer: Timer) -> bool:
     """Whether what the timer waits for can still come."""
     job = state.jobs.get(timer.job_no)
-    if job is None:
+    if job is None or job.state in ENDED_STATES:
         return False
-    if job.attempt != timer.attempt or job.state in ENDED_STATES:
+    if timer.kind is TimerKind.DEADLINE:
+        return not job.overdue
+    if job.attempt != timer.attempt:
         return False
     if timer.kind is TimerKind.RETRY:
-        return job.state is JobState.RETRYING
+        return job.state is JobState.RETRYING and state.pools[job.terms.pool].retries_on
     if timer.kind is TimerKind.START_TIMEOUT:
         return job.state is JobState.SCHEDULED and not job.is_ending
     return job.state is JobState.RUNNING and not job.is_ending

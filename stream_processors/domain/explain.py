@@ -10,16 +10,9 @@ from dataclasses import dataclass
 
 from schemas.ids import format_job_id
 from schemas.terms import ENDED_STATES, JobState, QueueState
-from stream_processors.domain.capacity import (
-    NODE_TASKS_MAX,
-    Free,
-    admits,
-    fit,
-    free_of,
-    shortage,
-    take,
-)
-from stream_processors.domain.state import WHOLE_GPU_MILLI, Job, Node, Pool, State, TaskPhase
+from stream_processors.domain.capacity import free_of, how_many, shortage, whole
+from stream_processors.domain.placement import not_avoided
+from stream_processors.domain.state import Job, Node, Pool, State, TaskPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +57,12 @@ def _reasons(state: State, job: Job, position: int) -> list[Reason]:
         why = job.ending.value
         message = f"attempt {job.attempt} is being stopped ({why}); {living} tasks still live"
         return [Reason("ending", message)]
+    if job.state is JobState.RETRYING and not state.pools[job.terms.pool].retries_on:
+        message = (
+            f"attempt {job.attempt} failed ({job.failure.value}), and retries are switched off in"
+            f" cluster {job.terms.pool!r}; they go on once they are switched on"
+        )
+        return [Reason("retries_off", message)]
     if job.state is JobState.RETRYING:
         wait = max(0, job.due_at - state.at) // 1_000_000
         message = f"attempt {job.attempt} failed ({job.failure.value}); the next is due in {wait} s"
@@ -99,44 +98,32 @@ def _waiting(state: State, job: Job, position: int) -> list[Reason]:
 
 
 def _capacity(state: State, pool: Pool, job: Job) -> list[Reason]:
-    nodes = [state.nodes[node_no] for node_no in pool.nodes]
+    everywhere = [state.nodes[node_no] for node_no in pool.nodes]
+    nodes = not_avoided(everywhere, job.terms, job.avoid)
     if not nodes:
         message = f"cluster {pool.name!r} has no nodes; start an agent for it"
         return [Reason("no_nodes", message)]
     wanted = job.terms.tasks - len(job.tasks)
-    possible = sum(_how_many(node, _whole(node), job, wanted) for node in nodes)
+    possible = sum(how_many(node, whole(node), job.terms, wanted) for node in nodes)
     if possible < (wanted if job.terms.is_gang else 1):
         return [Reason("never_fits", _never(job, possible))]
-    now = sum(_how_many(node, free_of(node), job, wanted) for node in nodes)
+    now = sum(how_many(node, free_of(node), job.terms, wanted) for node in nodes)
     if now >= (wanted if job.terms.is_gang else 1):
         return [Reason("next_decision", "there is room; it is placed with the next decision")]
+    found = _shortages(nodes, job)
     if job.terms.is_gang:
         message = f"room for {now} of {wanted} gang members; all start together"
-        return [Reason("gang_room", message), *_shortages(nodes, job)]
-    return _shortages(nodes, job)
+        found.insert(0, Reason("gang_room", message))
+    if len(nodes) < len(everywhere):
+        message = f"it keeps off nodes where it failed: {', '.join(job.avoid)}"
+        found.append(Reason("avoids", message))
+    return found
 
 
 def _never(job: Job, possible: int) -> str:
     if job.terms.is_gang and possible:
         return f"the cluster, all free, has room for {possible} of {job.terms.tasks} members"
     return "no node of the cluster, all free, has room for one task; ask for less or add nodes"
-
-
-def _whole(node: Node) -> Free:
-    extras = {extra.name: extra.amount for extra in node.extras}
-    gpus = [WHOLE_GPU_MILLI] * len(node.gpus)
-    return Free(node.cpu_milli, node.memory_mib, gpus, extras, NODE_TASKS_MAX)
-
-
-def _how_many(node: Node, free: Free, job: Job, most: int) -> int:
-    """How many tasks of the job would fit into `free` (which is used up)."""
-    if not admits(node, job.terms):
-        return 0
-    count = 0
-    while count < most and (devices := fit(node, free, job.terms)) is not None:
-        take(free, job.terms, devices)
-        count += 1
-    return count
 
 
 def _shortages(nodes: list[Node], job: Job) -> list[Reason]:

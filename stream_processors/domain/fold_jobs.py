@@ -1,6 +1,7 @@
-"""The fold of events about jobs: how each changes the state. Called through `evolve` alone.
+"""The fold of events about jobs that live: how each changes the state. Called through `evolve` alone.
 
-No choice is made here: an event that does not fit the state is a bug and fails an assertion.
+No choice is made here: an event that does not fit the state is a bug and fails an assertion. How
+attempts and jobs end is in `fold_ends.py`.
 """
 
 from __future__ import annotations
@@ -8,16 +9,15 @@ from __future__ import annotations
 from heapq import heappush
 
 from schemas import events
-from schemas.digest import add_row
 from schemas.ids import JOB_ID_BYTES
 from schemas.terms import FailureClass, JobState, JobTerms
 from stream_processors.domain.capacity import book
 from stream_processors.domain.retries import SECOND_US
-from stream_processors.domain.rows import job_row
 from stream_processors.domain.state import (
     Cancel,
     Job,
     Lane,
+    Load,
     State,
     Task,
     TaskPhase,
@@ -47,28 +47,30 @@ def in_lane(job: Job) -> bool:
     return job.state in ACTIVE and len(job.tasks) < job.terms.tasks
 
 
-def lane_of(state: State, terms: JobTerms, priority: int) -> Lane:
-    """The lane of these terms, made where there is none."""
-    lanes = state.pools[terms.pool].lanes
-    lane = lanes.get((priority, terms))
+def lane_of(state: State, job: Job) -> Lane:
+    """The lane of a job, made where there is none."""
+    lanes = state.pools[job.terms.pool].lanes
+    key = (job.priority, job.terms, job.avoid)
+    lane = lanes.get(key)
     if lane is None:
-        lane = lanes[priority, terms] = Lane(priority, terms)
+        lane = lanes[key] = Lane(*key)
     return lane
 
 
 def enter_lane(state: State, job: Job) -> None:
     """Put a job (back) at its place by age."""
-    lane_of(state, job.terms, job.priority).give_back(job.no)
+    lane_of(state, job).give_back(job.no)
     state.pools[job.terms.pool].dirty = True
 
 
 def leave_lane(state: State, job: Job) -> None:
     """Take a job out of its lane; an empty lane goes."""
     lanes = state.pools[job.terms.pool].lanes
-    lane = lanes[job.priority, job.terms]
+    key = (job.priority, job.terms, job.avoid)
+    lane = lanes[key]
     lane.remove(job.no)
     if not lane:
-        del lanes[job.priority, job.terms]
+        del lanes[key]
 
 
 def jobs_submitted(state: State, event: events.JobsSubmitted) -> None:
@@ -79,6 +81,11 @@ def jobs_submitted(state: State, event: events.JobsSubmitted) -> None:
         waits.setdefault(row, {})[no] = succeeds
     for row, index in enumerate(event.terms_of):
         _add_job(state, event, row, event.terms[index], waits.get(row))
+    causes = zip(event.cause_rows, event.causation_ids, event.redrives, strict=True)
+    for row, causation_id, redrives in causes:
+        job = state.jobs[event.first_no + row]
+        job.causation_id = causation_id
+        job.redrives = redrives
     state.next_no = event.first_no + len(event.terms_of)
 
 
@@ -106,13 +113,30 @@ def _add_job(
     state.jobs[job.no] = job
     state.nos[job.job_id] = job.no
     state.queues[terms.pool, terms.queue].waiting += 1
+    load_job(state, job, 1)
     if waits:
         job.waits_for = waits
         for no in waits:
             state.dependents.setdefault(no, []).append(job.no)
     else:
-        lane_of(state, terms, job.priority).fresh[job.no] = None
+        lane_of(state, job).fresh[job.no] = None
         state.pools[terms.pool].dirty = True
+    if terms.deadline_s > 0:
+        due = job.submitted_at + terms.deadline_s * SECOND_US
+        heappush(state.timers, Timer(due, TimerKind.DEADLINE, job.no, 0))
+
+
+def load_job(state: State, job: Job, sign: int) -> None:
+    """Count a job that has not ended (or, with sign -1, one that now has)."""
+    tenant = job.terms.tenant
+    load = state.loads.get(tenant)
+    if load is None:
+        load = state.loads[tenant] = Load()
+    for counted in (load, state.load):
+        counted.jobs += sign
+        counted.spec_bytes += sign * len(job.spec)
+    if not load.jobs:
+        del state.loads[tenant]
 
 
 def tasks_placed(state: State, event: events.TasksPlaced) -> None:
@@ -127,7 +151,7 @@ def tasks_placed(state: State, event: events.TasksPlaced) -> None:
             _open_attempt(state, job, attempt)
         assert index not in job.tasks, "a task is placed once an attempt"
         node = state.nodes[node_no]
-        job.tasks[index] = Task(node_no, devices, state.seq)
+        job.tasks[index] = Task(node_no, node.name, devices, state.seq)
         book(node, job.terms, devices)
         node.tasks[no, index] = None
         if len(job.tasks) == job.terms.tasks:
@@ -189,6 +213,8 @@ def tasks_ended(state: State, event: events.TasksEnded) -> None:
         task = state.jobs[no].tasks[index]
         task.exit_code = exit_code
         end_task(state, no, index, failure, message)
+    for row, tail in zip(event.tail_rows, event.tails, strict=True):
+        state.jobs[event.job_nos[row]].tasks[event.tasks[row]].tail = tail
 
 
 def end_task(state: State, no: int, index: int, failure: FailureClass, message: str) -> None:
@@ -196,6 +222,7 @@ def end_task(state: State, no: int, index: int, failure: FailureClass, message: 
     job = state.jobs[no]
     task = job.tasks[index]
     assert task.phase is not TaskPhase.ENDED, "a task ends once"
+    task.reached = task.phase
     task.phase = TaskPhase.ENDED
     task.failure = failure
     task.message = message
@@ -232,108 +259,7 @@ def _begin_ending(state: State, job: Job, failure: FailureClass, message: str) -
     job.ending_message = message
 
 
-def retries_scheduled(state: State, event: events.RetriesScheduled) -> None:
-    """Attempts failed and others are due."""
-    rows = zip(
-        event.job_nos, event.due_ats, event.costs, event.failures, event.messages, strict=True
-    )
-    for no, due_at, cost, failure, message in rows:
-        job = state.jobs[no]
-        _close_attempt(state, job)
-        set_state(state, job, JobState.RETRYING)
-        job.retries_used += cost
-        job.due_at = due_at
-        job.failure = failure
-        job.message = message
-        heappush(state.timers, Timer(due_at, TimerKind.RETRY, no, job.attempt))
-
-
-def jobs_requeued(state: State, event: events.JobsRequeued) -> None:
-    """Backoffs are over: back to the old place."""
+def deadlines_passed(state: State, event: events.DeadlinesPassed) -> None:
+    """Jobs with tasks are out of time for good."""
     for no in event.job_nos:
-        job = state.jobs[no]
-        job.due_at = 0
-        set_state(state, job, JobState.QUEUED)
-        enter_lane(state, job)
-
-
-def jobs_succeeded(state: State, event: events.JobsSucceeded) -> None:
-    """Terminal: every task ended with success."""
-    for no in event.job_nos:
-        _end_job(state, no, JobState.SUCCEEDED, FailureClass.NONE, "")
-
-
-def jobs_failed(state: State, event: events.JobsFailed) -> None:
-    """Terminal: a class that is not retried."""
-    for no, failure, message in zip(event.job_nos, event.failures, event.messages, strict=True):
-        _end_job(state, no, JobState.FAILED, failure, message)
-
-
-def jobs_dead_lettered(state: State, event: events.JobsDeadLettered) -> None:
-    """Terminal: the budget is spent."""
-    for no, failure, message in zip(event.job_nos, event.failures, event.messages, strict=True):
-        _end_job(state, no, JobState.DEAD_LETTER, failure, message)
-
-
-def jobs_cancelled(state: State, event: events.JobsCancelled) -> None:
-    """Terminal: by request, or because a dependency can no longer be met."""
-    for no, reason in zip(event.job_nos, event.reasons, strict=True):
-        job = state.jobs[no]
-        if not job.tasks and in_lane(job):
-            leave_lane(state, job)
-        for other in job.waits_for:
-            state.dependents[other].remove(no)
-            if not state.dependents[other]:
-                del state.dependents[other]
-                state.doomed.pop(other, None)
-        job.waits_for = {}
-        _end_job(state, no, JobState.CANCELLED, FailureClass.CANCELLED, reason)
-
-
-def _close_attempt(state: State, job: Job) -> None:
-    """The attempt is over: its tasks are known dead and leave the job."""
-    assert all(task.phase is TaskPhase.ENDED for task in job.tasks.values()), "a task lives"
-    if job.tasks and in_lane(job):
-        leave_lane(state, job)
-    job.tasks = {}
-    job.ending = FailureClass.NONE
-    job.ending_message = ""
-
-
-def _end_job(state: State, no: int, new: JobState, failure: FailureClass, message: str) -> None:
-    job = state.jobs[no]
-    _close_attempt(state, job)
-    set_state(state, job, new)
-    job.due_at = 0
-    job.ended_at = state.at
-    job.failure = failure
-    job.message = message
-    job.cancel = None
-    state.ended[no] = None
-    _meet_dependencies(state, no, succeeded=new is JobState.SUCCEEDED)
-
-
-def _meet_dependencies(state: State, no: int, *, succeeded: bool) -> None:
-    """Free the jobs that waited for this end; those that can never start stay listed."""
-    doomed = []
-    for waiter_no in state.dependents.pop(no, []):
-        waiter = state.jobs[waiter_no]
-        if waiter.waits_for[no] and not succeeded:
-            doomed.append(waiter_no)
-            continue
-        del waiter.waits_for[no]
-        if not waiter.waits_for:
-            enter_lane(state, waiter)
-    if doomed:
-        state.dependents[no] = doomed
-        state.doomed[no] = None
-
-
-def jobs_forgotten(state: State, event: events.JobsForgotten) -> None:
-    """Ended jobs leave; their rows' hashes stay in the sum."""
-    for no in event.job_nos:
-        job = state.jobs.pop(no)
-        del state.nos[job.job_id]
-        del state.ended[no]
-        state.forgotten += 1
-        state.forgotten_digest = add_row(state.forgotten_digest, job_row(state.shard, job))
+        state.jobs[no].overdue = True

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from heapq import heappush
+
 from schemas import events
-from schemas.terms import FailureClass
+from schemas.terms import FailureClass, JobState
 from stream_processors.domain.fold_jobs import end_task
-from stream_processors.domain.state import WHOLE_GPU_MILLI, Node, Pool, Queue, State
+from stream_processors.domain.state import (
+    WHOLE_GPU_MILLI,
+    Node,
+    Pool,
+    Queue,
+    State,
+    Timer,
+    TimerKind,
+)
 
 
 def pool_changed(state: State, event: events.PoolChanged) -> None:
@@ -14,6 +24,18 @@ def pool_changed(state: State, event: events.PoolChanged) -> None:
     if pool is None:
         pool = state.pools[event.name] = Pool(event.name)
     pool.description = event.description
+    pool.tenant_retries_per_hour = event.tenant_retries_per_hour
+    resumes = event.retries_on and not pool.retries_on
+    pool.retries_on = event.retries_on
+    if resumes:
+        _await_retries(state, pool)
+
+
+def _await_retries(state: State, pool: Pool) -> None:
+    """Retries count again: their timers may have been dropped while they were void."""
+    for job in state.jobs.values():
+        if job.state is JobState.RETRYING and job.terms.pool == pool.name:
+            heappush(state.timers, Timer(job.due_at, TimerKind.RETRY, job.no, job.attempt))
 
 
 def queue_changed(state: State, event: events.QueueChanged) -> None:
@@ -24,6 +46,8 @@ def queue_changed(state: State, event: events.QueueChanged) -> None:
         queue = state.queues[key] = Queue(event.pool, event.name)
     queue.state = event.state
     queue.description = event.description
+    queue.defaults = event.defaults
+    queue.retries_per_hour = event.retries_per_hour
     pool = state.pools[event.pool]
     pool.freed += 1
     pool.dirty = True

@@ -18,14 +18,35 @@ from schemas.events import (
     TasksStarted,
 )
 from schemas.reports import DrainNode, Heartbeat, Probe, RegisterNode, TasksReported
-from schemas.terms import FailureClass, TaskState
+from schemas.terms import Extra, FailureClass, Label, TaskState
 from stream_processors.domain.draft import Answer, Draft, Report, Unreadable
-from stream_processors.domain.limits import plain_text
+from stream_processors.domain.limits import (
+    AMOUNT_MAX,
+    NAMES_MAX,
+    TEXT_MAX,
+    TEXT_NAME_MAX,
+    plain_text,
+    text_problem,
+)
 from stream_processors.domain.state import Job, Node, Task, TaskPhase
 
 MESSAGE_MAX = 2_000
-LOST_MAX = 4
-"""Nodes lost by one decision at most, so that what follows for their tasks fits in one record."""
+TAIL_MAX = 4_000
+ENDPOINT_MAX = 300
+GPUS_MAX = 255
+INCARNATION_MAX = 1 << 56
+"""Far above any clock's microseconds, and far below where the next one could not be counted."""
+LEASE_MAX_S = 86_400
+EXIT_CODE_MAX = (1 << 31) - 1
+NODE_NAME_MAX = 128
+"""Bytes of a node's name: it stands in a row for each task that a lost node held."""
+NODE_NAMES_MAX = 100_000
+"""Names of nodes that a shard ever knew. Their incarnations are kept for ever: a late duplicate
+must not bring a dead one back."""
+STRANGERS_MAX = 50
+"""Answers of one decision to names that were never registered: each is a record of its own."""
+LOST_MAX = 100
+"""Nodes lost by one decision at most; the next one goes on."""
 
 _Row = tuple[int, int, int]
 
@@ -36,9 +57,10 @@ class _Heard:
 
     ready: list[tuple[_Row, str]] = field(default_factory=list)
     started: list[_Row] = field(default_factory=list)
-    ended: list[tuple[_Row, int, FailureClass, str]] = field(default_factory=list)
+    ended: list[tuple[_Row, int, FailureClass, str, str]] = field(default_factory=list)
     phases: dict[_Row, TaskPhase] = field(default_factory=dict)
     refused: list[tuple[int, str, int, str, int]] = field(default_factory=list)
+    strangers: set[str] = field(default_factory=set)
 
 
 def hear(draft: Draft, reports: tuple[tuple[int, Report], ...]) -> None:
@@ -51,12 +73,12 @@ def hear(draft: Draft, reports: tuple[tuple[int, Report], ...]) -> None:
             heard = _flush(draft, heard)
             _hear_registration(draft, heard, offset, report)
         elif isinstance(report, Heartbeat):
-            _hear_heartbeat(draft, report)
+            _hear_heartbeat(draft, heard, report)
         elif isinstance(report, DrainNode):
             heard = _flush(draft, heard)
             _hear_drain(draft, report)
         elif isinstance(report, Unreadable):
-            heard.refused.append((offset, "", 0, report.code, 1))
+            heard.refused.append((offset, "", 0, plain_text(report.code, NODE_NAME_MAX), 1))
         else:
             assert isinstance(report, Probe), report
     _flush(draft, heard)
@@ -76,6 +98,25 @@ def _touch(draft: Draft, node_nos: list[int]) -> None:
         draft.touched.update((no, None) for no, _ in draft.state.nodes[node_no].tasks)
 
 
+def _said_to_be(report: RegisterNode | TasksReported) -> tuple[str, int]:
+    """Who sent a report that is refused, as every view can hold it."""
+    incarnation = max(0, min(report.incarnation, INCARNATION_MAX))
+    return plain_text(report.node, NODE_NAME_MAX), incarnation
+
+
+def _tell(draft: Draft, heard: _Heard, node: str, incarnation: int) -> None:
+    """Answer "register again"; names that nobody knows get few answers, and no long ones any."""
+    if node not in draft.state.incarnations:
+        if len(heard.strangers) >= STRANGERS_MAX or not _is_name(node):
+            return
+        heard.strangers.add(node)
+    draft.answers.append(Answer(node, incarnation, registered=False))
+
+
+def _is_name(node: str) -> bool:
+    return 0 < len(node.encode()) <= NODE_NAME_MAX and "\0" not in node
+
+
 def _current(draft: Draft, name: str, incarnation: int) -> Node | None:
     node_no = draft.state.node_nos.get(name)
     node = draft.state.nodes[node_no] if node_no is not None else None
@@ -92,11 +133,13 @@ def _hear_registration(draft: Draft, heard: _Heard, offset: int, report: Registe
         code = "cluster_not_found"
     elif report.incarnation <= state.incarnations.get(report.node, -1):
         code = "old_incarnation"
-        draft.answers.append(Answer(report.node, report.incarnation, registered=False))
+        _tell(draft, heard, report.node, report.incarnation)
     elif not _is_sound(report):
         code = "malformed"
+    elif report.node not in state.incarnations and len(state.incarnations) >= NODE_NAMES_MAX:
+        code = "too_many_nodes"
     if code:
-        heard.refused.append((offset, report.node, report.incarnation, code, 1))
+        heard.refused.append((offset, *_said_to_be(report), code, 1))
         return
     earlier = state.node_nos.get(report.node)
     if earlier is not None:
@@ -120,21 +163,31 @@ def _hear_registration(draft: Draft, heard: _Heard, offset: int, report: Registe
 
 
 def _is_sound(report: RegisterNode) -> bool:
+    """Whether the fold and every view can hold what the node says of itself."""
     amounts = [report.cpu_milli, report.memory_mib, *(extra.amount for extra in report.extras)]
-    whole = all(amount >= 0 for amount in amounts) and len(report.gpus) <= 255
-    whole = whole and len({extra.name for extra in report.extras}) == len(report.extras)
-    return whole and bool(report.node) and report.lease_s > 0
+    amounts += [number for gpu in report.gpus for number in (gpu.memory_mib, gpu.island)]
+    whole = all(0 <= amount <= AMOUNT_MAX for amount in amounts) and len(report.gpus) <= GPUS_MAX
+    named: tuple[tuple[Extra | Label, ...], ...] = (report.extras, report.labels)
+    for names in ([one.name for one in some] for some in named):
+        whole = whole and all(names) and len(set(names)) == len(names)
+    whole = whole and len(report.extras) + len(report.labels) <= NAMES_MAX
+    texts = [report.node, report.address, *(extra.name for extra in report.extras)]
+    texts += [text for label in report.labels for text in (label.name, label.value)]
+    texts += [gpu.model for gpu in report.gpus]
+    whole = whole and not any(text_problem(text, TEXT_NAME_MAX) for text in texts)
+    whole = whole and 0 <= report.incarnation <= INCARNATION_MAX
+    return whole and _is_name(report.node) and 0 < report.lease_s <= LEASE_MAX_S
 
 
-def _hear_heartbeat(draft: Draft, report: Heartbeat) -> None:
+def _hear_heartbeat(draft: Draft, heard: _Heard, report: Heartbeat) -> None:
     if _current(draft, report.node, report.incarnation) is None:
-        draft.answers.append(Answer(report.node, report.incarnation, registered=False))
+        _tell(draft, heard, report.node, report.incarnation)
 
 
 def _hear_drain(draft: Draft, report: DrainNode) -> None:
     node = _current(draft, report.node, report.incarnation)
     if node is not None and not node.draining:
-        draft.emit(NodesDraining([node.no], [report.reason]))
+        draft.emit(NodesDraining([node.no], [plain_text(report.reason, TEXT_MAX)]))
 
 
 def _hear_tasks(draft: Draft, heard: _Heard, offset: int, report: TasksReported) -> None:
@@ -150,23 +203,32 @@ def _hear_tasks(draft: Draft, heard: _Heard, offset: int, report: TasksReported)
         report.endpoints,
     )
     count = len(report.job_nos)
-    if node is None or len({len(column) for column in columns}) != 1:
+    is_square = len({len(column) for column in columns}) == 1
+    if node is None or not is_square or len(report.tail_rows) != len(report.tails):
         code = "old_incarnation" if node is None else "malformed"
-        heard.refused.append((offset, report.node, report.incarnation, code, count))
+        heard.refused.append((offset, *_said_to_be(report), code, count))
         if node is None:
-            draft.answers.append(Answer(report.node, report.incarnation, registered=False))
+            _tell(draft, heard, report.node, report.incarnation)
         return
     strangers = 0
+    tails = dict(zip(report.tail_rows, report.tails, strict=True))
     for row in range(count):
-        strangers += not _hear_row(draft, heard, node, (report, row))
+        strangers += not _hear_row(draft, heard, node, (report, row, tails))
     if strangers:
-        refused = (offset, report.node, report.incarnation, "other_attempt", strangers)
+        refused = (offset, *_said_to_be(report), "other_attempt", strangers)
         heard.refused.append(refused)
 
 
-def _hear_row(draft: Draft, heard: _Heard, node: Node, what: tuple[TasksReported, int]) -> bool:
+def _known(failure: FailureClass) -> FailureClass:
+    """A class that a newer agent knows and we do not is its machine's trouble, as far as we know."""
+    return FailureClass.INFRASTRUCTURE if failure is FailureClass.UNKNOWN else failure
+
+
+def _hear_row(
+    draft: Draft, heard: _Heard, node: Node, what: tuple[TasksReported, int, dict[int, str]]
+) -> bool:
     """Note one row; False if it is about nothing that this incarnation holds. Repeats are fine."""
-    report, row = what
+    report, row, tails = what
     key = (report.job_nos[row], report.attempts[row], report.tasks[row])
     task = _task(draft, node, key)
     if task is None:
@@ -175,14 +237,16 @@ def _hear_row(draft: Draft, heard: _Heard, node: Node, what: tuple[TasksReported
     said = report.states[row]
     if said is TaskState.READY and phase < TaskPhase.READY:
         heard.phases[key] = TaskPhase.READY
-        heard.ready.append((key, report.endpoints[row]))
+        heard.ready.append((key, plain_text(report.endpoints[row], ENDPOINT_MAX)))
     elif said is TaskState.STARTED and phase < TaskPhase.STARTED:
         heard.phases[key] = TaskPhase.STARTED
         heard.started.append(key)
     elif said is TaskState.ENDED and phase < TaskPhase.ENDED:
         heard.phases[key] = TaskPhase.ENDED
         message = plain_text(report.messages[row], MESSAGE_MAX)
-        heard.ended.append((key, report.exit_codes[row], report.failures[row], message))
+        exit_code = max(-EXIT_CODE_MAX, min(report.exit_codes[row], EXIT_CODE_MAX))
+        tail = plain_text(tails.get(row, ""), TAIL_MAX)
+        heard.ended.append((key, exit_code, _known(report.failures[row]), message, tail))
     return True
 
 
@@ -214,6 +278,8 @@ def _flush(draft: Draft, heard: _Heard) -> _Heard:
                 [row[1] for row in heard.ended],
                 [row[2] for row in heard.ended],
                 [row[3] for row in heard.ended],
+                [number for number, row in enumerate(heard.ended) if row[4]],
+                [row[4] for row in heard.ended if row[4]],
             )
         )
     if heard.refused:
@@ -223,7 +289,7 @@ def _flush(draft: Draft, heard: _Heard) -> _Heard:
                 list(offsets), list(nodes), list(incarnations), list(codes), list(counts)
             )
         )
-    return _Heard()
+    return _Heard(strangers=heard.strangers)
 
 
 def _columns(keys: list[_Row]) -> tuple[list[int], list[int], list[int]]:

@@ -12,11 +12,22 @@ from heapq import heapify, heappop, heapreplace
 
 from schemas.events import TasksPlaced
 from schemas.terms import JobTerms, QueueState
-from stream_processors.domain.capacity import Free, admits, fit, free_of, take
+from stream_processors.domain.capacity import (
+    Free,
+    admits,
+    fit,
+    free_of,
+    how_many,
+    take,
+    whole,
+)
 from stream_processors.domain.draft import Draft
 from stream_processors.domain.state import Job, Lane, Node, Pool, Shape, State
 
 _Place = tuple[int, bytes]
+SPEC_BYTES_MAX = 64 * 1024 * 1024
+"""Of specs that one decision sends to nodes, about: so much fits into the sender's buffer."""
+BLOCKED_SPARE = 1_000
 
 
 @dataclass(slots=True)
@@ -28,14 +39,16 @@ class _Scratch:
     free: dict[int, Free] = field(default_factory=dict)
     rows: list[tuple[int, int, int, int, bytes]] = field(default_factory=list)
     admitting: dict[object, list[Node]] = field(default_factory=dict)
+    spec_bytes: int = 0
 
-    def candidates(self, terms: JobTerms) -> list[Node]:
-        """The nodes that may take tasks of these terms, whatever is free, in their fixed order."""
+    def candidates(self, lane: Lane) -> list[Node]:
+        """The nodes that may take tasks of a lane, whatever is free, in their fixed order."""
+        terms = lane.terms
         key = (terms.gpu_milli > 0, terms.gpu_models, terms.node_selector)
         if key not in self.admitting:
             nodes = [self.state.nodes[node_no] for node_no in self.pool.nodes]
             self.admitting[key] = [node for node in nodes if admits(node, terms)]
-        return self.admitting[key]
+        return not_avoided(self.admitting[key], terms, lane.avoid)
 
     def room(self, node: Node) -> Free:
         """The scratch amounts of a node."""
@@ -56,7 +69,20 @@ class _Served:
     next_node: int = 0
 
 
-def shape_of(terms: JobTerms) -> Shape:
+def not_avoided(nodes: list[Node], terms: JobTerms, avoid: tuple[str, ...]) -> list[Node]:
+    """The nodes without those to keep off; all of them where the others, all free, do not do."""
+    if not avoid:
+        return nodes
+    others = [node for node in nodes if node.name not in avoid]
+    missing = terms.tasks if terms.is_gang else 1
+    for node in others:
+        missing -= how_many(node, whole(node), terms, missing)
+        if not missing:
+            return others
+    return nodes
+
+
+def shape_of(terms: JobTerms, avoid: tuple[str, ...]) -> Shape:
     """What placement asks of nodes: lanes of one shape fit or fail alike until something is freed."""
     return (
         terms.cpu_milli,
@@ -66,6 +92,7 @@ def shape_of(terms: JobTerms) -> Shape:
         terms.gpu_models,
         terms.node_selector,
         terms.tasks if terms.is_gang else 1,
+        avoid,
     )
 
 
@@ -78,25 +105,26 @@ def place(draft: Draft) -> None:
 
 def _place_pool(draft: Draft, pool: Pool) -> None:
     pool.dirty = False
-    if pool.blocked_at != pool.freed:
+    if pool.blocked_at != pool.freed or len(pool.blocked) > len(pool.lanes) + BLOCKED_SPARE:
         pool.blocked.clear()
         pool.blocked_at = pool.freed
     scratch = _Scratch(draft.state, pool)
     heap = [
         (-lane.priority, lane.head(), order, lane)
         for order, lane in enumerate(pool.lanes.values())
-        if shape_of(lane.terms) not in pool.blocked and _is_served(draft.state, lane)
+        if shape_of(lane.terms, lane.avoid) not in pool.blocked and _is_served(draft.state, lane)
     ]
     heapify(heap)
     served: dict[int, _Served] = {}
     while heap:
         priority, no, order, lane = heap[0]
-        if shape_of(lane.terms) in pool.blocked:
+        if shape_of(lane.terms, lane.avoid) in pool.blocked:
             heappop(heap)
             continue
         if order not in served:
             served[order] = _begin(scratch, lane, draft.policy.placements_max)
-        if len(scratch.rows) >= draft.policy.placements_max:
+        is_full = len(scratch.rows) >= draft.policy.placements_max
+        if is_full or scratch.spec_bytes >= SPEC_BYTES_MAX:
             pool.dirty = True
             break
         following = _serve(scratch, served[order], draft.state.jobs[no])
@@ -122,7 +150,7 @@ def _begin(scratch: _Scratch, lane: Lane, most: int) -> _Served:
         jobs.append(no)
         if len(jobs) > most:
             break
-    return _Served(lane, jobs, scratch.candidates(lane.terms))
+    return _Served(lane, jobs, scratch.candidates(lane))
 
 
 def _serve(scratch: _Scratch, served: _Served, job: Job) -> int | None:
@@ -133,12 +161,13 @@ def _serve(scratch: _Scratch, served: _Served, job: Job) -> int | None:
         for node_no, devices in places:
             take(scratch.free[node_no], job.terms, devices, sign=-1)
         places = []
+    scratch.spec_bytes += len(places) * len(job.spec)
     first = len(job.tasks)
     attempt = job.attempt if job.tasks else job.attempt + 1
     for index, (node_no, devices) in enumerate(places):
         scratch.rows.append((job.no, attempt, first + index, node_no, devices))
     if len(places) < wanted:
-        scratch.pool.blocked.add(shape_of(job.terms))
+        scratch.pool.blocked.add(shape_of(job.terms, job.avoid))
         return None
     served.next_job += 1
     return served.jobs[served.next_job] if served.next_job < len(served.jobs) else None

@@ -12,19 +12,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import merge
+from typing import NamedTuple
 
 from schemas.terms import (
+    NO_DEFAULTS,
     Extra,
     FailureClass,
     GpuDevice,
     JobState,
     JobTerms,
     Label,
+    QueueDefaults,
     QueueState,
 )
 
-Shape = tuple[int, int, int, tuple[Extra, ...], tuple[str, ...], tuple[Label, ...], int]
-"""What placement asks: CPU, memory, GPU, extras, models, labels, and how many at once."""
+Shape = tuple[
+    int, int, int, tuple[Extra, ...], tuple[str, ...], tuple[Label, ...], int, tuple[str, ...]
+]
+"""What placement asks: CPU, memory, GPU, extras, models, labels, how many at once, and which nodes
+not."""
 
 WHOLE_GPU_MILLI = 1000
 """One whole device, in thousandths."""
@@ -40,30 +46,40 @@ class TaskPhase(IntEnum):
 
 
 class TimerKind(IntEnum):
-    """What is due: a retry, or the end of an attempt's time or of its start's time."""
+    """What is due: a retry, or the end of an attempt's time, of its start's time or of the job's."""
 
     RETRY = 0
     ATTEMPT_TIMEOUT = 1
     START_TIMEOUT = 2
+    DEADLINE = 3
 
 
 @dataclass(slots=True)
 class Task:
-    """One task of a job's current attempt. `seq` is the record that placed it."""
+    """One task of a job's current attempt. `seq` is the record that placed it.
+
+    `node` is the name of the node, which the fold may have lost meanwhile. `reached` is
+    how far an ended task had come; `tail` is what one that failed wrote last.
+    """
 
     node_no: int
+    node: str
     devices: bytes
     seq: int
     phase: TaskPhase = TaskPhase.PLACED
+    reached: TaskPhase = TaskPhase.PLACED
     exit_code: int = 0
     failure: FailureClass = FailureClass.NONE
     message: str = ""
     endpoint: str = ""
+    tail: str = ""
 
 
 @dataclass(slots=True)
 class Lane:
     """Waiting jobs of one priority and one set of terms, oldest first: they fit or fail alike.
+
+    All of them keep off the nodes named in `avoid`, where there are others.
 
     `fresh` holds job numbers as they came; `returned` the ones that came back to their old place
     (after a retry, or when their dependencies were met), sorted.
@@ -71,6 +87,7 @@ class Lane:
 
     priority: int
     terms: JobTerms
+    avoid: tuple[str, ...] = ()
     fresh: dict[int, None] = field(default_factory=dict)
     returned: list[int] = field(default_factory=list)
 
@@ -111,13 +128,31 @@ class Cancel:
     actor: str
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One attempt that ended without success: which tasks' nodes, and what the failed one said.
+
+    `message` and `tail` (what it wrote last) are of the first task that failed.
+    """
+
+    attempt: int
+    ended_at: int
+    failure: FailureClass
+    message: str
+    exit_code: int
+    nodes: tuple[str, ...]
+    tail: str
+
+
 @dataclass(slots=True)
 class Job:
     """One job that the fold still knows. Times are UTC microseconds, 0 for not yet.
 
     `attempt` is the current or last one, 0 before the first placement. `ending` is set while the
     current attempt's remaining tasks are being stopped. `waits_for` are the jobs it depends on
-    that have not ended well yet, with True where they must succeed.
+    that have not ended well yet, with True where they must succeed. `history` holds its last
+    failed attempts, `retried` how many of each class were followed by another; the next attempt
+    keeps off `avoid`. `overdue` is set once its deadline has passed.
     """
 
     no: int
@@ -145,6 +180,13 @@ class Job:
     failure: FailureClass = FailureClass.NONE
     message: str = ""
     waits_for: dict[int, bool] = field(default_factory=dict)
+    history: tuple[Failure, ...] = ()
+    retried: tuple[tuple[FailureClass, int], ...] = ()
+    avoid: tuple[str, ...] = ()
+    overdue: bool = False
+    fingerprint: str = ""
+    causation_id: str = ""
+    redrives: bytes = b""
 
     @property
     def is_ending(self) -> bool:
@@ -154,7 +196,10 @@ class Job:
 
 @dataclass(slots=True)
 class Queue:
-    """Where jobs wait. Depths are counted here so that no view has to walk the jobs."""
+    """Where jobs wait. Depths are counted here so that no view has to walk the jobs.
+
+    `retry_until` is how far its retries are paced (`retries.pace`).
+    """
 
     pool: str
     name: str
@@ -162,6 +207,9 @@ class Queue:
     description: str = ""
     waiting: int = 0
     active: int = 0
+    defaults: QueueDefaults = NO_DEFAULTS
+    retries_per_hour: int = 0
+    retry_until: int = 0
 
 
 @dataclass(slots=True)
@@ -194,7 +242,7 @@ class Node:
 
 @dataclass(slots=True)
 class Pool:
-    """A scheduling domain (the API's cluster).
+    """A scheduling domain (the API's cluster). No retry is due while `retries_on` is False.
 
     Hints for `decide`, no part of the fold's facts: `freed` counts every time that capacity grew,
     `dirty` says that something may fit, `blocked` holds shapes that did not fit at `blocked_at`.
@@ -203,21 +251,34 @@ class Pool:
     name: str
     description: str = ""
     nodes: dict[int, None] = field(default_factory=dict)
-    lanes: dict[tuple[int, JobTerms], Lane] = field(default_factory=dict)
+    lanes: dict[tuple[int, JobTerms, tuple[str, ...]], Lane] = field(default_factory=dict)
+    retries_on: bool = True
+    tenant_retries_per_hour: int = 0
+    retry_until: dict[str, int] = field(default_factory=dict)
     freed: int = 0
     dirty: bool = False
     blocked: set[Shape] = field(default_factory=set)
     blocked_at: int = -1
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Timer:
-    """Something due at a moment. One whose job has moved on since is void."""
+class Timer(NamedTuple):
+    """Something due at a moment. One whose job has moved on since is void.
+
+    A tuple, because a heap of very many compares them all the time.
+    """
 
     due_at: int
     kind: TimerKind
     job_no: int
     attempt: int
+
+
+@dataclass(slots=True)
+class Load:
+    """Jobs that have not ended: how many, and the bytes of their specs."""
+
+    jobs: int = 0
+    spec_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -228,6 +289,7 @@ class State:
     number. `dependents` maps a job to those that wait for it; `ended` lists ended jobs
     in the order they ended, `doomed` those on whose success others wait in vain. The forgotten jobs' rows live on as
     a count and an order-free sum of hashes, so that a view of all jobs can still be compared.
+    `load` is that of all tenants, `loads` of each that has any.
     """
 
     shard: int
@@ -246,6 +308,8 @@ class State:
     timers: list[Timer] = field(default_factory=list)
     ended: dict[int, None] = field(default_factory=dict)
     doomed: dict[int, None] = field(default_factory=dict)
+    load: Load = field(default_factory=Load)
+    loads: dict[str, Load] = field(default_factory=dict)
     forgotten: int = 0
     forgotten_digest: bytes = bytes(16)
 

@@ -274,7 +274,9 @@ def test_text_that_postgres_cannot_hold_does_not_stop_the_writer(
     shard.command(job("a"), replace(put_queue("q"), description="x\x00y"))
     shard.command(replace(cancel("a"), reason="be\x00cause"))
     view.store(shard.batch())
-    assert one(reads, "SELECT node FROM nodes") == ("n\ufffd1",)
+    assert one(reads, "SELECT count(*) FROM nodes") == (0,), "the fold refuses such a name"
+    refused = one(reads, "SELECT detail->>'node' FROM events WHERE kind = 'ReportsRefused'")
+    assert refused == ("n\ufffd1",)
     assert one(reads, "SELECT message FROM jobs WHERE job_no = 1") == ("be\ufffdcause",)
     assert one(reads, "SELECT description FROM queues WHERE name = 'q'") == ("x\ufffdy",)
 

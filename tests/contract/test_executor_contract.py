@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ from workers.processes import boot_ns
 pytestmark = pytest.mark.contract
 
 BOUND_S = 20.0
+STEADY = (
+    "bash",
+    "-c",
+    'for i in 1 2 3 4 5 6; do touch "$FOLDLINE_PROGRESS_FILE"; sleep 0.4; done; sleep 1000',
+)
+"""Reports progress for two seconds, then hangs."""
 STUBBORN = ("sh", "-c", 'trap "" TERM; echo deaf; while :; do sleep 0.05; done')
 
 
@@ -38,6 +45,11 @@ def order(number: int, *command: str, gang: bool = False, task: int = 0) -> Task
     )
 
 
+def impatient(number: int, *command: str, grace_s: int = 5) -> TaskOrder:
+    """A task that must report progress each second."""
+    return replace(order(number, *command), progress_timeout_s=1, grace_s=grace_s)
+
+
 def script_of(order: TaskOrder) -> Script:
     """What the commands of this suite do, for the executor that has no processes."""
     scripts = {
@@ -45,6 +57,7 @@ def script_of(order: TaskOrder) -> Script:
         "false": Script(exit_code=1),
         "sleep": Script(runs_s=1000),
         "echo": Script(lines=["hello"]),
+        "bash": Script(runs_s=1000, progress_at_s=(0.0, 0.4, 0.8, 1.2, 1.6, 2.0)),
         "sh": Script(runs_s=1000, heeds_sigterm=False, lines=["deaf"]),
     }
     return scripts.get(order.command[0], Script(is_found=False))
@@ -241,3 +254,59 @@ def test_each_task_is_told_of_on_its_own(bench: Bench) -> None:
     for number in range(20):
         bench.executor.start(order(number, "true" if number % 2 else "false"), None)
     assert [bench.end(number).exit_code for number in range(20)] == [1, 0] * 10
+
+
+def test_a_task_that_never_reports_progress_is_ended_after_its_timeout(bench: Bench) -> None:
+    bench.executor.start(impatient(1, "sleep", "1000"), None)
+    bench.until(Started, 1)
+    began = bench.clock()
+    end = bench.end(1)
+    assert (end.cause, end.exit_code) == (Cause.NO_PROGRESS, -15)
+    assert "no progress for 1 s (progress_timeout_s = 1)" in end.detail
+    assert "FOLDLINE_PROGRESS_FILE" in end.detail
+    assert 0.8 * SECOND_NS < bench.clock() - began < 10 * SECOND_NS
+
+
+def test_progress_keeps_a_task_alive_until_it_stops_coming(bench: Bench) -> None:
+    bench.executor.start(impatient(1, *STEADY), None)
+    bench.until(Started, 1)
+    began = bench.clock()
+    assert bench.end(1).cause is Cause.NO_PROGRESS
+    assert bench.clock() - began > 2.8 * SECOND_NS
+
+
+def test_a_hung_task_that_is_deaf_is_killed_after_its_own_grace(bench: Bench) -> None:
+    bench.executor.start(impatient(1, *STUBBORN, grace_s=1), None)
+    bench.until(Started, 1)
+    began = bench.clock()
+    end = bench.end(1)
+    assert (end.cause, end.exit_code, end.tail) == (Cause.NO_PROGRESS, -9, "deaf")
+    assert bench.clock() - began > 1.8 * SECOND_NS
+
+
+def test_a_task_without_a_progress_timeout_may_be_silent(bench: Bench) -> None:
+    bench.executor.start(order(1, "sleep", "1000"), None)
+    bench.until(Started, 1)
+    passed = bench.clock() + 3 * SECOND_NS // 2
+    while bench.clock() < passed:
+        bench.look()
+    assert bench.said(Ended, 1) == 0
+
+
+def test_a_stop_during_the_grace_of_a_hung_task_ends_it_sooner_but_not_as_stopped(
+    bench: Bench,
+) -> None:
+    bench.executor.start(impatient(1, *STUBBORN, grace_s=1000), None)
+    bench.until(Started, 1)
+    passed = bench.clock() + 3 * SECOND_NS // 2
+    while bench.clock() < passed:
+        bench.look()
+    bench.executor.stop(TaskKey(1, 1, 0), 0)
+    assert (bench.end(1).cause, bench.end(1).exit_code) == (Cause.NO_PROGRESS, -9)
+
+
+def test_a_queue_of_starts_that_is_stopped_in_one_breath_ends_whole(bench: Bench) -> None:
+    for number in range(50):
+        bench.executor.start(order(number, "sleep", "1000"), None)
+    bench.executor.kill_all()
+    assert {bench.end(number).cause for number in range(50)} == {Cause.STOPPED}

@@ -7,11 +7,12 @@ from projections.hot_read import HotReader
 from projections.pipeline import (
     position_of,
 )
-from schemas.terms import QueueState, TaskState
+from schemas.commands import CancelJob, PutPool, PutQueue
+from schemas.terms import QueueDefaults, QueueState, Switch, TaskState
 from stream_processors.domain.rows import live_rows
 from tests.cluster import node, put_queue, uid
 from tests.hot_valkey import busy
-from tests.view_shard import job
+from tests.view_shard import ViewShard, job
 
 pytest_plugins = ["tests.hot_fixtures"]
 
@@ -76,7 +77,7 @@ def test_pool_readings_show_nodes_with_what_is_free(view: HotView, reader: HotRe
         ("a-node", 4000, 1),
         ("n1", 0, 2),
     ]
-    assert [(pool.name, pool.waiting) for pool in pools.value] == [("default", 0)]
+    assert [(pool.row.name, pool.waiting) for pool in pools.value] == [("default", 0)]
     assert list(pools.value[0].nodes) == nodes.value
 
 
@@ -98,3 +99,45 @@ def test_statistics_are_by_queue_and_from_a_minute_on(view: HotView, reader: Hot
     assert recent is not None
     assert "succeeded" not in recent.value.counts
     assert of_all.value.counted_from == 0
+
+
+def test_loads_are_what_has_not_ended_of_everyone_and_of_each_tenant(
+    view: HotView, reader: HotReader
+) -> None:
+    shard = ViewShard()
+    shard.command(job("a", tenant="one"), job("b", tenant="one"), job("c", tenant="two"))
+    view.store(shard.batch())
+    found = reader.loads(0, "one")
+    assert found is not None
+    everyone, one = found.value
+    size = len(shard.state.jobs[1].spec)
+    assert (everyone.jobs, everyone.spec_bytes) == (3, 3 * size)
+    assert (one.jobs, one.spec_bytes) == (2, 2 * size)
+    shard.command(*(CancelJob(uid(key, "one"), "", "someone") for key in "ab"))
+    view.store(shard.batch())
+    found = reader.loads(0, "one")
+    assert found is not None
+    assert (found.value[0].jobs, found.value[1].jobs) == (1, 0)
+    view.refill(0, shard.state, position_of(shard.chain))
+    found = reader.loads(0, "two")
+    assert found is not None
+    assert (found.value[0].jobs, found.value[1].jobs) == (1, 1)
+
+
+def test_pools_and_queues_say_how_often_things_are_tried_again(
+    view: HotView, reader: HotReader
+) -> None:
+    shard = ViewShard()
+    shard.command(
+        PutPool("default", "the pool", "someone", Switch.OFF, 5),
+        PutQueue(
+            "default", "q", QueueState.OPEN, "", "someone", (QueueDefaults(max_retries=1),), 60
+        ),
+    )
+    view.store(shard.batch())
+    pools, queue = reader.pools(0), reader.queue("default", "q")
+    assert pools is not None
+    assert queue is not None
+    assert queue.value is not None
+    assert (pools.value[0].row.retries_on, pools.value[0].row.tenant_retries_per_hour) == (False, 5)
+    assert (queue.value.row.defaults.max_retries, queue.value.row.retries_per_hour) == (1, 60)

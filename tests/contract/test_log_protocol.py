@@ -218,12 +218,14 @@ def test_a_claim_whose_outcome_is_unknown_is_found_or_made_again(anne: Player) -
     assert counted(read_all(anne.log))[0].owner == anne.owner
 
 
-def test_one_whose_shard_was_revoked_lets_the_next_claim(anne: Player, bert: Player) -> None:
+def test_one_whose_shard_was_revoked_owns_it_until_the_next_claims(
+    anne: Player, bert: Player
+) -> None:
     anne.own()
     anne.decide()
     anne.signals += anne.driver.revoked(now())
     bert.own()
-    anne.step_until(lambda: anne.ownership.phase is Phase.IDLE)
+    anne.step_until(lambda: anne.ownership.phase is Phase.FOLLOWING)
     chain, _ = counted(read_all(bert.log))
     assert chain.owner == bert.owner
     mine = [entry.offset for entry in read_all(bert.log)][1 : 1 + chain.seq]

@@ -26,8 +26,7 @@ from foldline.demo.judge import RESULT_MARK, results_in
 from foldline.demo.network import initial_weights, loss_and_gradient
 from foldline.demo.plain_producer import encode
 from ingest.requests import JobBody
-from schemas.codec import decode_submission, schema_id_of
-from schemas.commands import SubmitJob
+from schemas.codec import decode_submission, schema_ids
 from schemas.derive import AVRO_DIR
 
 pytestmark = pytest.mark.e2e
@@ -185,7 +184,15 @@ def test_every_planned_job_is_a_body_that_the_api_takes(tmp_path: Path) -> None:
     assert len({one.name for one in planned}) == len(planned)
 
 
-def test_what_the_plain_producer_encodes_is_a_submission_like_any_other() -> None:
+SUBMISSIONS = [
+    (key, version) for key, (name, version) in schema_ids().items() if name == "SubmitJob"
+]
+
+
+@pytest.mark.parametrize(("schema_id", "version"), SUBMISSIONS)
+def test_what_the_plain_producer_encodes_is_a_submission_like_any_other(
+    schema_id: int, version: int
+) -> None:
     record = {
         "terms": {"pool": "default", "cpu_milli": 500},
         "idempotency_key": "k",
@@ -195,7 +202,7 @@ def test_what_the_plain_producer_encodes_is_a_submission_like_any_other() -> Non
         "actor": "plain-producer",
         "spec": {"job_type": "training", "command": [sys.executable]},
     }
-    data = encode(AVRO_DIR / "SubmitJob.v1.avsc", schema_id_of(SubmitJob), record)
+    data = encode(AVRO_DIR / f"SubmitJob.v{version}.avsc", schema_id, record)
     submission = decode_submission(data)
 
     assert submission.terms.cpu_milli == 500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from schemas.reports import DrainNode, Heartbeat, RegisterNode, TasksReported
 from schemas.terms import FailureClass, JobSpec, TaskState
 from schemas.topics import DISPATCH, REPORTS, TASK_LOGS
 from tests.agent_world import releases, starts, stops
+from tests.full_disk import fill, mounted
 from workers.executor import TaskKey
 from workers.journal import Journal
 
@@ -45,6 +47,7 @@ class Engine:
         self.node, self.pool = f"node-{name}", f"pool-{name}"
         self.servers = servers
         self.data_dir = data_dir
+        self.output = data_dir / "agent.out"
         try:
             self.shards = shard_count(servers.bootstrap)
         except KafkaUnavailable:
@@ -80,7 +83,7 @@ class Engine:
             "bootstrap": self.servers.bootstrap,
             "shards": self.shards,
         }
-        with (self.data_dir / "agent.out").open("ab") as output:
+        with self.output.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, str(PROGRAM), json.dumps(given)],
                 cwd=ROOT,
@@ -92,20 +95,24 @@ class Engine:
         return process
 
     def wait_for(self, kind: type[T], **wanted: Any) -> T:
-        """The first unread message of this kind with these fields; it and those before are gone."""
+        """The first unread message of this kind with these fields.
+
+        It is gone then, and so are those of its kind before it; other topics have their own order.
+        """
         give_up = time.monotonic() + BOUND_S
         while time.monotonic() < give_up:
             for number, message in enumerate(self.read):
                 if isinstance(message, kind) and all(
                     getattr(message, name) == value for name, value in wanted.items()
                 ):
-                    del self.read[: number + 1]
+                    before, after = self.read[:number], self.read[number + 1 :]
+                    self.read = [one for one in before if not isinstance(one, kind)] + after
                     return message
             for record in self.reader.poll(0.2):
                 message = decode(record.value or b"")
                 if getattr(message, "node", "") == self.node:
                     self.read.append(message)
-        output = (self.data_dir / "agent.out").read_text()
+        output = self.output.read_text()
         raise AssertionError(f"no {kind.__name__} {wanted}; read {self.read}; agent said {output}")
 
     def row(self, key: TaskKey, state: TaskState) -> tuple[int, FailureClass, str, str]:
@@ -125,7 +132,9 @@ class Engine:
 
     def register(self) -> int:
         """Acknowledge the agent's registration: its incarnation."""
-        self.incarnation = self.wait_for(RegisterNode).incarnation
+        known = self.incarnation
+        while self.incarnation <= known:
+            self.incarnation = self.wait_for(RegisterNode).incarnation
         self.dispatch(registered=True)
         self.wait_for(Heartbeat, incarnation=self.incarnation)
         return self.incarnation
@@ -182,6 +191,11 @@ def engine(servers: Addresses, tmp_path: Path) -> Iterator[Engine]:
     found.close()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    yield from mounted(tmp_path / "small")
+
+
 def test_a_task_runs_and_is_reported_and_the_agent_drains(engine: Engine) -> None:
     agent = engine.start_agent()
     engine.register()
@@ -191,7 +205,7 @@ def test_a_task_runs_and_is_reported_and_the_agent_drains(engine: Engine) -> Non
     assert logged == {"stdout", "stderr"}
     code, failure, message, _ = engine.row(KEY, TaskState.ENDED)
     assert (code, failure) == (3, FailureClass.USER_ERROR)
-    assert message.startswith("exit code 3\n")
+    assert message == "exit code 3"
     agent.send_signal(signal.SIGTERM)
     engine.wait_for(DrainNode, incarnation=engine.incarnation)
     assert agent.wait(BOUND_S) == 0
@@ -216,7 +230,7 @@ def test_a_second_agent_of_the_node_is_refused_and_says_why(engine: Engine) -> N
     engine.register()
     second = engine.start_agent()
     assert second.wait(BOUND_S) == 1
-    said = (engine.data_dir / "agent.out").read_text()
+    said = engine.output.read_text()
     assert f"already has an agent on this machine (process {first.pid}" in said
     assert first.poll() is None
 
@@ -289,3 +303,67 @@ def test_members_of_a_gang_meet_where_rank_0_said(engine: Engine) -> None:
     engine.dispatch(releases=releases(*members, endpoint=endpoint))
     assert engine.wait_for(LogLines).lines == ["met 1 2"]
     assert engine.row(members[1], TaskState.ENDED)[0] == 0
+
+
+def test_a_hung_task_is_ended_and_its_last_lines_come_with_the_report(engine: Engine) -> None:
+    engine.start_agent()
+    engine.register()
+    command = 'touch "$FOLDLINE_PROGRESS_FILE"; echo step 1; echo waiting for rank 3 >&2; sleep 999'
+    engine.dispatch(
+        starts=starts(KEY, spec=spec("sh", "-c", command), progress_timeout_s=1),
+    )
+    while TaskState.ENDED not in (report := engine.wait_for(TasksReported)).states:
+        pass
+    (row,) = report.tail_rows
+    assert report.failures[row] is FailureClass.TIMEOUT
+    assert report.messages[row].startswith("no progress for 1 s (progress_timeout_s = 1)")
+    assert sorted(report.tails[0].splitlines()) == ["step 1", "waiting for rank 3"]
+
+
+def test_a_spec_that_nobody_here_can_read_is_poison_and_says_what_to_do(engine: Engine) -> None:
+    engine.start_agent()
+    engine.register()
+    engine.dispatch(starts=replace(starts(KEY, spec=b"sealed"), key_ids=[7]))
+    _, failure, message, _ = engine.row(KEY, TaskState.ENDED)
+    assert failure is FailureClass.POISON
+    assert "encrypted with key 7" in message
+
+
+def test_an_agent_on_a_full_disk_stays_up_and_loses_no_report(
+    engine: Engine, small_disk: Path
+) -> None:
+    engine.data_dir = small_disk
+    journal = Journal(small_disk, "any")
+    journal.begin(1)
+    journal.close()
+    agent = engine.start_agent(lease_s=4)
+    first = engine.register()
+    engine.run(KEY, "sh", "-c", "echo up; sleep 1000")
+    engine.wait_for(LogLines, lines=["up"])
+    ballast = fill(small_disk)
+    broken = TaskKey(8, 1, 0)
+    engine.run(broken, "true")
+    _, failure, message, _ = engine.row(broken, TaskState.ENDED)
+    assert failure is FailureClass.INFRASTRUCTURE
+    assert "No space left on device" in message
+    # The end of what ran is reported; the next incarnation waits for room.
+    engine.dispatch(register_again=True)
+    assert engine.row(KEY, TaskState.ENDED)[1] is FailureClass.NODE_LOST
+    time.sleep(1)
+    assert agent.poll() is None
+    shutil.rmtree(ballast)
+    assert engine.register() > first
+    engine.run(TaskKey(9, 1, 0), "true")
+    assert engine.row(TaskKey(9, 1, 0), TaskState.ENDED)[0] == 0
+
+
+def test_an_agent_that_starts_on_a_full_disk_waits_for_room(
+    engine: Engine, small_disk: Path
+) -> None:
+    engine.data_dir = small_disk
+    ballast = fill(small_disk)
+    agent = engine.start_agent(lease_s=1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        agent.wait(2)
+    shutil.rmtree(ballast)
+    engine.register()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.agent_world import options
+from workers.forking import ExecutorBroken
 from workers.journal import Journal
 from workers.memory import Cgroup, held_bytes, resident_bytes
-from workers.process_executor import ExecutorBroken, ProcessExecutor
+from workers.process_executor import ProcessExecutor
 
 
 @pytest.fixture
@@ -48,14 +49,17 @@ def test_a_cgroup_kills_all_its_members_and_gives_its_directory_back(parent: Pat
 
 
 @pytest.mark.parametrize(
-    ("events", "expected"), [("low 0\noom 3\noom_kill 0\n", False), ("oom_kill 2\n", True)]
+    ("events", "expected"), [("low 0\noom 3\noom_kill 0\n", ""), ("oom_kill 2\n", "oom_kill 2")]
 )
-def test_only_a_kill_by_the_kernel_is_evidence(
-    tmp_path: Path, events: str, *, expected: bool
-) -> None:
+def test_only_a_kill_by_the_kernel_is_evidence(tmp_path: Path, events: str, expected: str) -> None:
     cgroup = Cgroup(str(tmp_path / "task"), limit_bytes=0)
     (tmp_path / "task" / "memory.events").write_text(events)
-    assert cgroup.ran_out() is expected
+    (tmp_path / "task" / "memory.peak").write_text(f"{130 << 20}\n")
+    evidence = cgroup.evidence(128 << 20)
+    assert bool(evidence) is bool(expected)
+    if expected:
+        assert expected in evidence
+        assert "130 MiB of memory held at its peak, 128 MiB allowed" in evidence
 
 
 def test_a_limit_is_written_for_the_whole_group(tmp_path: Path) -> None:

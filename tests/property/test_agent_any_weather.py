@@ -37,6 +37,7 @@ SCRIPTS = st.builds(
     exit_code=st.integers(0, 1),
     is_found=st.booleans(),
     heeds_sigterm=st.booleans(),
+    progress_at_s=st.sampled_from([(), (2.0,), (2.0, 4.0, 6.0)]),
 )
 
 
@@ -81,10 +82,13 @@ class AnyWeather(RuleBasedStateMachine):
         keys=st.lists(KEYS, min_size=1, max_size=3, unique=True),
         gang=st.booleans(),
         old=st.sampled_from([False, False, True]),
+        progress_timeout_s=st.sampled_from([-1, 0, 3]),
     )
-    def start_tasks(self, keys: list[TaskKey], gang: bool, old: bool) -> None:
+    def start_tasks(
+        self, keys: list[TaskKey], gang: bool, old: bool, progress_timeout_s: int
+    ) -> None:
         incarnation = self.world.agent.incarnation - old
-        parts = starts(*keys, gang=2 if gang else 0)
+        parts = starts(*keys, gang=2 if gang else 0, progress_timeout_s=progress_timeout_s)
         parts = replace(parts, seqs=[seq_of(key) for key in keys])
         for effect in self.world.dispatch(incarnation=incarnation, starts=parts):
             if isinstance(effect, Start | Prepare):

@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from infra.state_codec import Snapshot, decode_snapshot, encode_snapshot
+from schemas.commands import PutPool
 from schemas.ids import parse_job_id
-from schemas.terms import ENDED_STATES, Condition, FailureClass, JobState, QueueState, TaskState
+from schemas.terms import (
+    ENDED_STATES,
+    Condition,
+    FailureClass,
+    JobState,
+    QueueState,
+    Switch,
+    TaskState,
+)
 from stream_processors.domain.counting import GENESIS
 from stream_processors.domain.fingerprint import fingerprint
 from stream_processors.domain.state import TaskPhase
@@ -23,7 +32,7 @@ from tests.naive_model import Model, ModelJob
 
 SHAPES: list[dict[str, Any]] = [
     {"cpu_milli": 1000, "memory_mib": 100},
-    {"cpu_milli": 3000, "memory_mib": 100},
+    {"cpu_milli": 3000, "memory_mib": 300},
     {"cpu_milli": 100, "memory_mib": 100, "gpu_milli": 300},
     {"cpu_milli": 100, "memory_mib": 100, "gpu_milli": 2000},
 ]
@@ -31,6 +40,7 @@ FORMS: list[dict[str, Any]] = [{}, {}, {"tasks": 3}, {"tasks": 2, "min_members":
 POLICIES: list[dict[str, Any]] = [
     {"max_retries": 1, "backoff_s": 0},
     {"max_retries": 0, "backoff_s": 2, "timeout_s": 20, "start_timeout_s": 10},
+    {"max_retries": 3, "backoff_s": 1, "start_timeout_s": 4, "deadline_s": 25},
 ]
 PHASES = {
     "placed": TaskPhase.PLACED,
@@ -89,7 +99,7 @@ class CoreMachine(RuleBasedStateMachine):
         job = self.shard.job(key)
         raw = parse_job_id(uid(key))
         assert raw is not None
-        self.model.jobs[job.no] = ModelJob(job.no, raw, job.terms, priority, needs)
+        self.model.jobs[job.no] = ModelJob(job.no, raw, job.terms, priority, needs, self.shard.now)
         self._step()
 
     @precondition(lambda self: self.keys)
@@ -126,6 +136,12 @@ class CoreMachine(RuleBasedStateMachine):
         self.shard.command(put_queue(queue, QueueState.PAUSED if paused else QueueState.OPEN))
         self._step()
 
+    @rule(switch=st.sampled_from([Switch.ON, Switch.OFF]))
+    def switch_retries(self, switch: Switch) -> None:
+        self.model.retries_on = switch is Switch.ON
+        self.shard.command(PutPool("default", "", "someone", switch))
+        self._step()
+
     @rule(seconds=st.sampled_from([0, 1, 5, 25]))
     def wait(self, seconds: int) -> None:
         self.shard.wait(seconds)
@@ -150,6 +166,8 @@ class CoreMachine(RuleBasedStateMachine):
                 FailureClass.USER_ERROR,
                 FailureClass.IMAGE_ERROR,
                 FailureClass.CANCELLED,
+                FailureClass.OUT_OF_MEMORY,
+                FailureClass.INFRASTRUCTURE,
             ]
         ),
     )
@@ -160,6 +178,7 @@ class CoreMachine(RuleBasedStateMachine):
         failure = failure if said is TaskState.ENDED else FailureClass.NONE
         if said is TaskState.STARTED and job.terms.is_gang and task.phase == "placed":
             said = TaskState.READY
+        task.reached = task.phase if said is TaskState.ENDED else task.reached
         task.phase = said.value
         task.failure = failure
         self.shard.says(key, said, index, failure)
@@ -205,6 +224,13 @@ class CoreMachine(RuleBasedStateMachine):
             assert queue.waiting == states.count(JobState.QUEUED)
             active = states.count(JobState.SCHEDULED) + states.count(JobState.RUNNING)
             assert queue.active == active
+
+    @invariant()
+    def loads_are_what_counting_gives(self) -> None:
+        living = [j for j in self.shard.state.jobs.values() if j.state not in ENDED_STATES]
+        assert self.shard.state.load.jobs == len(living)
+        assert self.shard.state.load.spec_bytes == sum(len(job.spec) for job in living)
+        assert ("default" in self.shard.state.loads) == bool(living)
 
     @invariant()
     def a_restored_snapshot_is_the_same_state(self) -> None:

@@ -32,6 +32,7 @@ STEPS = st.lists(
         st.tuples(st.just("answer"), st.integers(0, 3)),
         st.tuples(st.just("again"), st.integers(0, 3)),
         st.tuples(st.just("start"), st.just(0)),
+        st.tuples(st.just("listen"), st.integers(0, 2)),
         st.tuples(st.just("wait"), st.integers(0, 3)),
     ),
     max_size=60,
@@ -43,6 +44,14 @@ def land_again(process: Process, which: int) -> None:
     tokens = process.log.sent_tokens
     if tokens:
         process.log.land(tokens[which % len(tokens)])
+
+
+def listen(world: World, process: Process) -> None:
+    """This process alone goes on, long enough to take an owner's silence for its end."""
+    world.reports.append(heartbeat())  # the node lives, however often this comes
+    for _ in range(12):
+        world.pass_time(0.2)
+        process.turn()
 
 
 def play(steps: list[tuple[str, object]]) -> tuple[World, list[Process]]:
@@ -65,6 +74,8 @@ def play(steps: list[tuple[str, object]]) -> tuple[World, list[Process]]:
             process.log.answer(process.log.open_tokens[0])
         elif kind == "again":
             land_again(process, number)
+        elif kind == "listen":
+            listen(world, process)
         elif kind == "start":
             processes.append(Process(world, len(processes) + 1, OPTIONS))
         else:
@@ -83,6 +94,7 @@ def survive(world: World, processes: list[Process]) -> Process:
         world.pass_time(6)
         world.reports.append(heartbeat())
         survivor.settle()
+        listen(world, survivor)
     return survivor
 
 

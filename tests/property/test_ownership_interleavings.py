@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from infra.log import Entry
 from stream_processors.domain.counting import LogStopped
 from stream_processors.log_clock import Reading
-from stream_processors.ownership import Ownership, Phase
-from stream_processors.ownership_effects import Counted, Effect, SteppedDown
+from stream_processors.ownership import Ownership, OwnershipOptions, Phase
+from stream_processors.ownership_effects import Counted, Effect
 from tests.shard_world import Mutation, ShardWorld
 
 SCHEDULES = 500
@@ -56,21 +56,35 @@ class WithoutDroppingInFlight(Ownership):
         return []
 
 
-class WithoutClaimingAgain(Ownership):
-    """Claims once for each assignment."""
+class WithoutSilence(Ownership):
+    """Claims only what the group gives it."""
 
-    def tick(self, now: Reading) -> list[Effect]:
-        return [] if self.phase is Phase.WAITING else super().tick(now)
+    def __init__(self, owner: bytes, options: OwnershipOptions | None = None) -> None:
+        super().__init__(owner, replace(options or OwnershipOptions(), silence_us=10**18))
 
 
-class WithoutReadingOnWhenRevoked(Ownership):
-    """Forgets what it sent as soon as the shard is taken away."""
+class WithoutHearing(Ownership):
+    """Knows of life only what the log shows."""
+
+    def heard(self, epoch: int, owner: bytes) -> None:
+        del epoch, owner
+
+
+class WithoutStayingSuperseded(Ownership):
+    """Takes the group's word for good: one that was superseded claims again."""
+
+    def assigned(self, now: Reading) -> list[Effect]:
+        self.is_given = True
+        return super().assigned(now)
 
     def revoked(self, now: Reading) -> list[Effect]:
-        super().revoked(now)
-        self.phase = Phase.IDLE
-        self._in_flight.clear()
-        return [SteppedDown("revoked")]
+        self.is_given = False
+        return super().revoked(now)
+
+    def tick(self, now: Reading) -> list[Effect]:
+        owns = self.phase in (Phase.OWNING, Phase.RESOLVING)
+        self._entitled = self._entitled or (getattr(self, "is_given", False) and not owns)
+        return super().tick(now)
 
 
 MUTATIONS = {
@@ -79,8 +93,9 @@ MUTATIONS = {
     "in flight not dropped": Mutation(ownership=WithoutDroppingInFlight),
     "optimistic state not dropped": Mutation(keeps_optimistic_state=True),
     "inputs not sought back": Mutation(seeks_back=False),
-    "no claiming again": Mutation(ownership=WithoutClaimingAgain),
-    "no reading on when revoked": Mutation(ownership=WithoutReadingOnWhenRevoked),
+    "no claim after a silence": Mutation(ownership=WithoutSilence),
+    "signs of life not heard": Mutation(ownership=WithoutHearing),
+    "claims again though superseded": Mutation(ownership=WithoutStayingSuperseded),
     "snapshots of optimistic state": Mutation(snapshots_optimistic=True),
 }
 

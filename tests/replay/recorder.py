@@ -11,15 +11,26 @@ import json
 import sys
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from infra.follow import ShardFollower
 from infra.log import Fault
-from schemas.commands import CancelJob
+from schemas.commands import CancelJob, PurgeDeadLetters, PutPool, PutQueue
 from schemas.digest import format_digest
 from schemas.reports import TasksReported
-from schemas.terms import Condition, FailureClass, QueueState, TaskState
+from schemas.terms import (
+    Condition,
+    FailureClass,
+    Micros,
+    ParkedRecord,
+    QueueDefaults,
+    QueueState,
+    RetryRule,
+    Switch,
+    TaskState,
+)
+from stream_processors.domain.draft import Unreadable
 from stream_processors.domain.rows import all_jobs_digest, job_row
 from stream_processors.domain.state import TaskPhase
 from tests.cluster import cancel, gang, node, put_queue, submission, uid
@@ -28,7 +39,9 @@ from tests.engine_world import Process, World
 HISTORIES = Path(__file__).parent / "histories"
 
 
-def report_all(world: World, said: TaskState, failure: FailureClass = FailureClass.NONE) -> None:
+def report_all(
+    world: World, said: TaskState, failure: FailureClass = FailureClass.NONE, tail: str = ""
+) -> None:
     """Every living task of every node reports the same."""
     state = world.fold().state
     for holder in state.nodes.values():
@@ -50,6 +63,8 @@ def report_all(world: World, said: TaskState, failure: FailureClass = FailureCla
                 [failure] * count,
                 [""] * count,
                 [f"127.0.0.1:{2000 + no}" for no, _ in keys],
+                list(range(count)) if tail else [],
+                [tail] * count if tail else [],
             )
         )
 
@@ -106,9 +121,59 @@ def takeovers(world: World, process: Process) -> None:
     third.settle()
 
 
+def troubles(world: World, process: Process) -> None:
+    """Retry rules, grown memory, avoided nodes, paced retries, the switch, deadlines, dead letters
+    with what they wrote, a redrive, a purge, a parked input."""
+    world.reports += [node(), node("n2")]
+    defaults = QueueDefaults(max_retries=1, backoff_s=1)
+    world.commands += [
+        PutQueue("default", "default", QueueState.OPEN, "", "someone", (defaults,), 3),
+        submission("poor", retry_rules=(RetryRule(FailureClass.USER_ERROR, 1),)),
+        submission("hungry", memory_mib=1000),
+        gang("gang", 2, deadline_s=40),
+        submission("patient", cpu_milli=99_000, deadline_s=60),
+        submission("late", deadline_s=5),
+    ]
+    process.settle()
+    report_all(world, TaskState.READY)
+    process.settle()
+    report_all(world, TaskState.STARTED)
+    process.settle()
+    world.pass_time(6)
+    process.settle()
+    report_all(world, TaskState.ENDED, FailureClass.OUT_OF_MEMORY, "MemoryError")
+    process.settle()
+    world.pass_time(10)
+    process.settle()
+    world.commands.append(PutPool("default", "", "someone", Switch.OFF, 5))
+    report_all(world, TaskState.STARTED)
+    report_all(world, TaskState.ENDED, FailureClass.USER_ERROR, "ValueError: no 7")
+    process.settle()
+    world.pass_time(35)
+    process.settle()
+    world.commands.append(PutPool("default", "", "someone", Switch.ON))
+    for incarnation in (2, 3, 4):
+        world.pass_time(3_600)
+        process.settle()
+        world.reports += [node(incarnation=incarnation), node("n2", incarnation)]
+        process.settle()
+        report_all(world, TaskState.READY)
+        report_all(world, TaskState.STARTED)
+        report_all(world, TaskState.ENDED, FailureClass.USER_ERROR, "ValueError: no 8")
+        process.settle()
+    record = ParkedRecord("commands", 7, Micros(7), "malformed", "no", b"k", (), 3, b"s", b"bad")
+    world.commands += [
+        Unreadable("malformed", "no", record),
+        replace(submission("again"), causation_id="redrive", redrives=uid("poor")),
+        PurgeDeadLetters((uid("poor"),), "dealt with", "someone"),
+    ]
+    process.settle()
+
+
 STORIES: dict[str, Callable[[World, Process], None]] = {
     "ordinary-1": ordinary,
     "takeovers-1": takeovers,
+    "troubles-2": troubles,
 }
 
 

@@ -117,7 +117,8 @@ def test_ends_are_called_by_their_evidence() -> None:
     assert world.failure(failing) is FailureClass.USER_ERROR
     reports = world.messages(TasksReported)
     assert reports[-1].exit_codes == [3]
-    assert reports[-1].messages == ["exit code 3\nit broke"]
+    assert reports[-1].messages == ["exit code 3"]
+    assert (reports[-1].tail_rows, reports[-1].tails) == ([0], ["it broke"])
 
 
 def test_gang_members_wait_at_their_barrier_and_start_on_release() -> None:

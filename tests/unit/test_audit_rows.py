@@ -202,7 +202,7 @@ def test_every_event_of_any_life_has_as_many_rows_as_it_speaks_of(seed: int) -> 
 
 def test_every_kind_of_event_but_forgetting_has_a_code_and_the_migrations_know_it() -> None:
     assert set(get_args(Event)) - set(KINDS) == {events.JobsForgotten}
-    text = (SQL / "audit" / "0001-tables.sql").read_text()
+    text = "".join(path.read_text() for path in sorted((SQL / "audit").glob("*.sql")))
     known = {name: int(code) for code, name in re.findall(r"\((\d+), '(\w+)'\)", text)}
     assert known == {kind.__name__: code for kind, code in KINDS.items()}
 
@@ -213,3 +213,13 @@ def test_details_leave_out_what_says_nothing() -> None:
     )
     details = [row[-1] for row in event_rows(ended)]
     assert details == [None, {"exit_code": 137, "failure": "out_of_memory", "message": "x"}]
+
+
+def test_a_job_that_ran_out_of_time_before_it_ever_ran_has_no_attempt() -> None:
+    shard = ViewShard()
+    shard.command(job("a", deadline_s=5))
+    shard.batch()
+    shard.wait(6)
+    rows = convert(shard.batch())
+    assert [row[:2] for row in rows.changed_jobs] == [(0, 1)]
+    assert not rows.changed_attempts

@@ -13,7 +13,15 @@ from schemas.events import (
     QueueChanged,
     SubmissionsRepeated,
 )
-from schemas.terms import Condition, FailureClass, JobState, JobTerms, QueueState, TaskState
+from schemas.terms import (
+    DEFAULTS_VERSION,
+    Condition,
+    FailureClass,
+    JobState,
+    JobTerms,
+    QueueState,
+    TaskState,
+)
 from stream_processors.domain.counting import GENESIS
 from stream_processors.domain.draft import Unreadable
 from stream_processors.domain.fingerprint import fingerprint
@@ -40,7 +48,7 @@ def test_a_submission_is_queued_with_its_defaults_written_into_the_event() -> No
     assert isinstance(submitted, JobsSubmitted)
     assert submitted.terms[0].queue == "default"
     assert submitted.terms[0].timeout_s == 86_400
-    assert submitted.defaults_version == 1
+    assert submitted.defaults_version == DEFAULTS_VERSION
     assert shard.states("a") == [JobState.QUEUED]
 
 

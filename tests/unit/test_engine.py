@@ -142,6 +142,16 @@ def test_a_heartbeat_before_the_probe_saves_the_node() -> None:
     assert process.engine.state.nodes
 
 
+def test_a_registration_said_again_is_a_sign_of_life_as_it_is_for_its_agent() -> None:
+    world, process = ready_world()
+    process.settle()
+    for _ in range(3):
+        world.pass_time(9)
+        world.reports.append(node())
+        process.settle()
+    assert process.engine.state.nodes
+
+
 def test_a_new_owner_counts_every_lease_from_its_claim() -> None:
     world, process = ready_world("a")
     process.settle()
@@ -195,3 +205,44 @@ def test_an_own_record_that_appears_after_it_was_given_up_has_its_effects_too() 
     process.settle()
     assert set(started_jobs(world)) == {1}
     assert fingerprint(world.fold().state) == fingerprint(process.engine.state)
+
+
+def test_an_idle_owner_gives_signs_of_life_which_do_not_make_the_log_grow() -> None:
+    world = World()
+    process = Process(world, 1)
+    process.settle()
+    records, marks = len(world.partition.entries), len(world.reports)
+    for _ in range(200):
+        world.pass_time(0.1)
+        process.turn()
+    assert 35 <= len(world.reports) - marks <= 45, "two a second"
+    assert len(world.partition.entries) == records
+    world.pass_time(300)
+    process.settle()
+    assert len(world.partition.entries) == records + 1
+    assert world.fold().chain.consumed.reports >= marks + 35, "so that they may be deleted"
+
+
+def test_an_owner_that_decides_all_the_time_gives_no_other_sign() -> None:
+    world = World()
+    process = Process(world, 1)
+    process.settle()
+    marks = len(world.reports)
+    for number in range(50):
+        world.pass_time(0.1)
+        world.commands.append(submission(f"job{number}"))
+        process.turn()
+    assert len(world.reports) == marks
+
+
+def test_a_snapshot_waits_until_it_is_worth_more_than_folding_anew() -> None:
+    world = World()
+    process = Process(world, 1, EngineOptions(Policy(shards=1), snapshot_bytes=4_000))
+    for number in range(3):
+        world.commands.append(submission(f"early{number}"))
+        process.settle()
+    assert process.saved == []
+    for number in range(30):
+        world.commands.append(submission(f"job{number}"))
+        process.settle(3)
+    assert 1 <= len(process.saved) <= 3

@@ -2,92 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
-
 import pytest
 
-from infra.log import Entry, Outcome, read_record
-from schemas.codec import encode
-from schemas.envelope import LOG_FORMAT, Claim, Consumed, Decision, Input
+from infra.log import Entry, read_record
+from schemas.envelope import LOG_FORMAT, Claim, Decision
 from schemas.terms import Micros
 from stream_processors.domain.counting import Chain, Positions
 from stream_processors.log_clock import Reading
 from stream_processors.ownership import Ownership, Phase
-from stream_processors.ownership_effects import (
-    Append,
-    Counted,
-    Discard,
-    Effect,
-    Owning,
-    Read,
-    SteppedDown,
-)
-
-SECOND = 1_000_000
-WALL = 1_800_000_000 * SECOND
-ANNE, BERT = b"a" * 16, b"b" * 16
-T = TypeVar("T")
-
-
-class Scene:
-    """An ownership with its log as a list, and a hand that moves records, outcomes and time."""
-
-    def __init__(self) -> None:
-        self.anne = Ownership(ANNE)
-        self.log: list[bytes] = []
-        self.passed = 0
-        self.clock_off = 0
-        self.consumed = 0
-
-    def now(self) -> Reading:
-        return Reading(self.passed, WALL + self.passed + self.clock_off)
-
-    def land(self, value: bytes) -> int:
-        self.log.append(value)
-        return len(self.log) - 1
-
-    def read(self) -> list[Effect]:
-        """Feed the whole log and its end, as a driver would after `Read`."""
-        at = Micros(WALL + self.passed)
-        entries = [Entry(offset, value, at) for offset, value in enumerate(self.log)]
-        effects = self.anne.entries(entries, self.now())
-        return effects + self.anne.reached_end(len(self.log), self.now())
-
-    def claim(self) -> Append:
-        self.anne.assigned(self.now())
-        return one(self.read(), Append)
-
-    def own(self) -> list[Effect]:
-        claim = self.claim()
-        offset = self.land(claim.value)
-        assert self.anne.outcome(Outcome(claim.token, offset), self.now()) == [Read(0)]
-        return self.read()
-
-    def decide(self) -> Append:
-        start = self.anne.head.consumed.commands
-        consumed = (Consumed(Input.COMMANDS, start, start + 1),)
-        at = self.anne.log_time(self.now())
-        return one(self.anne.append((), consumed, at, self.now()), Append)
-
-    def acknowledge(self, sent: Append, offset: int | None) -> list[Effect]:
-        return self.anne.outcome(Outcome(sent.token, offset), self.now())
-
-    def fail(self, sent: Append) -> list[Effect]:
-        return self.anne.outcome(Outcome(sent.token, None, "timed out"), self.now())
-
-    def rival_claims(self) -> None:
-        epoch = self.anne.counted.epoch + 1
-        self.land(encode(Claim(LOG_FORMAT, epoch, BERT, Micros(WALL))))
-
-
-def one(effects: Sequence[object], kind: type[T]) -> T:
-    (found,) = [effect for effect in effects if isinstance(effect, kind)]
-    return found
-
-
-def kinds(effects: Sequence[object]) -> list[str]:
-    return [type(effect).__name__ for effect in effects]
+from stream_processors.ownership_effects import Append, Counted, Discard, Owning, Read, SteppedDown
+from tests.ownership_scene import ANNE, BERT, SECOND, WALL, Scene, kinds, one
 
 
 @pytest.fixture
@@ -100,11 +24,6 @@ def owning(scene: Scene) -> Scene:
     scene.own()
     assert scene.anne.phase is Phase.OWNING
     return scene
-
-
-def test_nobody_claims_without_being_assigned(scene: Scene) -> None:
-    assert scene.read() == []
-    assert scene.anne.tick(scene.now()) == []
 
 
 def test_a_claim_is_made_at_the_end_of_the_log_for_the_next_epoch(scene: Scene) -> None:
@@ -126,16 +45,16 @@ def test_ownership_begins_with_the_sight_of_the_own_claim_not_with_its_acknowled
     assert scene.anne.can_append
 
 
-def test_a_lost_claim_is_followed_by_another_after_a_moment(scene: Scene) -> None:
+def test_a_lost_claim_is_followed_by_another_only_after_a_silence(scene: Scene) -> None:
     claim = scene.claim()
     scene.rival_claims()
     scene.land(claim.value)
     scene.acknowledge(claim, 1)
     assert one(scene.read(), SteppedDown).reason == "lost the claim"
-    assert scene.anne.tick(scene.now()) == []
-    scene.passed += SECOND
-    assert scene.anne.tick(scene.now()) == [Read(2)]
-    again = read_record(one(scene.read(), Append).value)
+    assert scene.listen(1) == []
+    assert scene.listen(1) == [Read(2)]
+    scene.read()
+    again = read_record(one(scene.listen(0.1), Append).value)
     assert isinstance(again, Claim)
     assert again.epoch == 2
 
@@ -191,7 +110,7 @@ def test_an_acknowledgement_behind_a_rivals_claim_does_not_count(owning: Scene) 
     effects = owning.read()
     assert kinds(effects) == ["Discard", "Counted", "SteppedDown"]
     assert one(effects, Counted).own is False
-    assert owning.anne.phase is Phase.WAITING
+    assert owning.anne.phase is Phase.FOLLOWING
 
 
 def test_an_acknowledgement_without_offset_counts_only_after_reading(owning: Scene) -> None:
@@ -269,29 +188,6 @@ def test_an_idle_owner_learns_of_a_rival_by_reading_on(owning: Scene) -> None:
     assert one(owning.read(), SteppedDown).reason == "superseded"
 
 
-def test_one_whose_shard_was_revoked_sees_through_what_it_sent(owning: Scene) -> None:
-    first, second = owning.decide(), owning.decide()
-    owning.land(first.value)
-    assert kinds(owning.anne.revoked(owning.now())) == ["SteppedDown", "Read"]
-    assert one(owning.read(), Counted).token == first.token
-    owning.rival_claims()
-    owning.land(second.value)
-    owning.passed += 6 * SECOND
-    assert owning.anne.tick(owning.now()) == [Read(2)]
-    assert kinds(owning.read()) == ["Discard", "Counted"]
-    assert owning.anne.phase is Phase.IDLE
-
-
-def test_one_revoked_while_waiting_does_not_claim_again(owning: Scene) -> None:
-    owning.rival_claims()
-    owning.passed += 6 * SECOND
-    owning.anne.tick(owning.now())
-    owning.read()
-    owning.anne.revoked(owning.now())
-    owning.passed += 60 * SECOND
-    assert owning.anne.tick(owning.now()) == []
-
-
 @pytest.mark.parametrize("off_s", [-61, 61])
 def test_an_owner_with_a_wrong_clock_steps_down_and_tries_again_later(
     scene: Scene, off_s: int
@@ -302,7 +198,8 @@ def test_an_owner_with_a_wrong_clock_steps_down_and_tries_again_later(
     scene.passed += 31 * SECOND
     scene.clock_off = 0
     assert scene.anne.tick(scene.now()) == [Read(1)]
-    claim = one(scene.read(), Append)
+    scene.read()
+    claim = one(scene.listen(0.1), Append)
     scene.acknowledge(claim, scene.land(claim.value))
     assert one(scene.read(), Owning).epoch == 2
 
@@ -325,5 +222,5 @@ def test_one_restored_from_a_snapshot_reads_from_there() -> None:
 
 
 def test_deciding_without_owning_is_a_bug_that_stops_the_process(scene: Scene) -> None:
-    with pytest.raises(AssertionError, match="IDLE"):
+    with pytest.raises(AssertionError, match="FOLLOWING"):
         scene.anne.append((), (), Micros(0), scene.now())

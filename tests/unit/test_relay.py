@@ -17,15 +17,20 @@ from infra.state_codec import Snapshot, decode_snapshot, encode_snapshot
 from projections.logs import MemoryLogs
 from projections.pipeline import ViewDiverged
 from projections.relay import Relay, RelayShard, run_relay
-from projections.relay_facts import Fact, JobFacts, PublicRecord, is_tellable, to_record
-from schemas.codec import decode, decode_spec, encode, schema_id_of
+from projections.relay_facts import JobFacts, PublicRecord, is_tellable, to_record
+from schemas.codec import decode, encode, schema_id_of
 from schemas.headers import HEADER_NAMES, header
 from schemas.ids import format_job_id
-from schemas.public import DeadLetter, JobEvent, JobRetry
-from schemas.terms import ENDED_STATES, FailureClass, JobState, Micros, TaskState
-from schemas.topics import DEAD_LETTERS, JOB_EVENTS, JOB_RETRIES
-from stream_processors.domain.state import initial_state
+from schemas.public import JobEvent, JobRetry
+from schemas.terms import (
+    ENDED_STATES,
+    FailureClass,
+    JobState,
+    TaskState,
+)
+from schemas.topics import JOB_EVENTS
 from tests.cluster import cancel, gang, node, uid
+from tests.told_facts import Told
 from tests.view_shard import Life, ViewShard, job
 
 NEXT = {
@@ -36,29 +41,6 @@ NEXT = {
     JobState.RETRYING: {JobState.QUEUED, JobState.CANCELLED},
 }
 """How the states that are told may follow one another."""
-
-
-class Told:
-    """Everything that a relay from the log's beginning says of a shard."""
-
-    def __init__(self, shard: ViewShard) -> None:
-        self.shard = shard
-        self.machine = JobFacts(initial_state(0))
-        self.machine._state = shard.state
-        self.facts: list[Fact] = []
-
-    def listen(self) -> list[Fact]:
-        records, self.shard.records = self.shard.records, []
-        new = [fact for record in records for fact in self.machine.take(record)]
-        self.facts += new
-        return new
-
-    def states(self, key: str) -> list[JobState]:
-        return [event.state for event in self.events(key)]
-
-    def events(self, key: str) -> list[JobEvent]:
-        found = [fact.message for fact in self.facts if fact.key == uid(key)]
-        return [message for message in found if isinstance(message, JobEvent)]
 
 
 @pytest.fixture
@@ -83,47 +65,6 @@ def test_a_life_is_told_from_queued_to_succeeded(told: Told) -> None:
     assert (scheduled.attempt, scheduled.nodes) == (1, ("n1",))
     assert (running.nodes, succeeded.failure) == ((), FailureClass.NONE)
     assert succeeded.at == shard.now
-
-
-def test_a_retry_tells_its_due_time_what_is_left_and_where_it_failed(told: Told) -> None:
-    shard = told.shard
-    shard.report(node())
-    shard.command(job("a", max_retries=2))
-    shard.run("a", FailureClass.USER_ERROR)
-    due = shard.job("a").due_at
-    told.listen()
-    retry = told.facts[-1]
-    assert retry.topic == JOB_RETRIES.name
-    assert retry.message == JobRetry(
-        job_id=uid("a"),
-        tenant="default",
-        cluster="default",
-        queue="default",
-        failed_attempt=1,
-        at=Micros(shard.job("a").changed_at),
-        due_at=Micros(due),
-        retries_left=1,
-        failure=FailureClass.USER_ERROR,
-        message="it broke",
-        nodes=("n1",),
-    )
-    assert told.facts[-2].id == retry.causation
-    assert told.states("a")[-1] is JobState.RETRYING
-
-
-def test_a_dead_letter_holds_all_that_a_redrive_needs(told: Told) -> None:
-    shard = told.shard
-    shard.report(node())
-    shard.command(job("a", job_type="evaluation", max_retries=0))
-    shard.run("a", FailureClass.USER_ERROR)
-    told.listen()
-    letter = told.facts[-1]
-    assert letter.topic == DEAD_LETTERS.name
-    assert isinstance(letter.message, DeadLetter)
-    assert (letter.message.attempts, letter.message.nodes) == (1, ("n1",))
-    spec = decode_spec(letter.message.spec_schema_id, letter.message.spec)
-    assert spec.job_type == "evaluation"
-    assert told.states("a")[-1] is JobState.DEAD_LETTER
 
 
 def test_what_happens_in_one_record_is_told_in_order_with_running_numbers(told: Told) -> None:

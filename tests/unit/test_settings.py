@@ -107,6 +107,11 @@ def test_a_heartbeat_that_could_end_its_lease_is_refused() -> None:
         AgentSettings(lease_s=10, heartbeat_s=4)
 
 
+def test_signs_of_life_so_rare_that_one_lost_ends_an_ownership_are_refused() -> None:
+    with pytest.raises(ValueError, match="one lost sign must not end an ownership"):
+        EngineSettings(sign_every_s=0.6, takeover_after_s=1.5)
+
+
 def test_two_servers_cannot_share_a_port() -> None:
     with pytest.raises(ValueError, match="give one another port"):
         StackSettings(kafka_port=9000, valkey_port=9000)
