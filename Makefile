@@ -24,15 +24,18 @@ help: ## List the targets and what they are for
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with every locked package (once for each lock file)
 
+# The lock names every package, so nothing is to be resolved: pip, asked to, would look at versions
+# that came out after the lock and refuse them for want of a hash.
 $(STAMP): requirements-dev.txt
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Foldline needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "setup: installing the locked packages into $(VENV)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--require-hashes --requirement requirements-dev.txt
+		--no-deps --require-hashes --requirement requirements-dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip check --quiet
 	@touch $(STAMP)
 
 .PHONY: demo

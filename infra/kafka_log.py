@@ -88,17 +88,10 @@ class KafkaLog:
         return entries
 
     def end(self) -> int:
-        """The offset that the next record will get, asked afresh.
-
-        A reader that could not tell is replaced: after a broker was away, the library may go on for
-        ever to take a partition for unknown (seen for 20 minutes, until its process was restarted).
-        """
+        """The offset that the next record will get, asked afresh."""
         try:
             return self._reader.end_offset(self._topic, self._shard)
         except KafkaUnavailable as error:
-            self._reader.close()
-            self._reader = Reader(self._bootstrap)
-            self._fetching_from = None
             raise LogUnavailable(str(error)) from error
 
     def close(self) -> None:

@@ -113,7 +113,7 @@ def terms_of(body: JobBody) -> JobTerms:
     members = 0
     if gang is not None:
         members = tasks = gang.min_members if gang.min_members is not None else tasks
-    retry = body.retry_policy
+    said = defaults_of(body)
     return JobTerms(
         tenant=TENANT,
         pool=body.cluster,
@@ -127,18 +127,7 @@ def terms_of(body: JobBody) -> JobTerms:
         extras=tuple(Extra(*pair) for pair in sorted(body.resources.extras.items())),
         gpu_models=tuple(sorted(set(body.gpu_models))),
         node_selector=_labels(body.node_selector),
-        timeout_s=or_unset(body.timeout_seconds),
-        start_timeout_s=or_unset(body.start_timeout_seconds),
-        grace_s=or_unset(body.grace_seconds),
-        max_retries=or_unset(retry.max_retries),
-        backoff_s=or_unset(retry.backoff_seconds),
-        backoff_multiplier_milli=milli(retry.backoff_multiplier),
-        backoff_max_s=or_unset(retry.max_backoff_seconds),
-        progress_timeout_s=or_unset(body.progress_timeout_seconds),
-        deadline_s=or_unset(body.deadline_seconds),
-        memory_growth_milli=milli(retry.memory_growth),
-        memory_max_mib=or_unset(retry.max_memory),
-        retry_rules=rules_of(retry),
+        **{name: getattr(said, name) for name in QueueDefaults.__slots__},
     )
 
 
@@ -156,8 +145,8 @@ def rules_of(policy: RetryPolicy) -> tuple[RetryRule, ...]:
     )
 
 
-def defaults_of(body: JobDefaults) -> QueueDefaults:
-    """What a queue's jobs get where they say nothing."""
+def defaults_of(body: JobDefaults | JobBody) -> QueueDefaults:
+    """What a body says of time, retries and memory: of one job, or for all that say nothing."""
     retry = body.retry_policy
     return QueueDefaults(
         timeout_s=or_unset(body.timeout_seconds),

@@ -204,7 +204,8 @@ class Model:
             nth = job.own_used[cause] = job.own_used.get(cause, 0) + 1
         job.used += cause not in FREE
         job.state = JobState.RETRYING
-        job.due = now + backoff_us(job.terms, job.job_id, job.attempt, nth)
+        delay = backoff_us(job.terms, job.job_id, job.attempt, nth)
+        job.due = now if cause is FailureClass.NODE_LOST else now + delay
         guilty = [task for task in job.tasks.values() if task.failure is cause]
         if cause is FailureClass.START_TIMEOUT:
             steps = ("placed", "ready", "started")

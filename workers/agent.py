@@ -90,7 +90,6 @@ class Agent:
         self._epoch = 0
         self._sends = Sends()
         self._begin_at_ns = FAR_NS
-        self._first_offer_ns = 0
         self._beat_at_ns = 0
         self._now = Moment(0, 0)
         self._effects: list[Effect] = []
@@ -215,11 +214,10 @@ class Agent:
         The engine has read one of the registrations, so the lease runs at least from the moment
         the first was sent, even if the broker's own acknowledgement is still on its way.
         """
-        if self._stage is not Stage.REGISTERING:
+        deadline_ns = self._lease.fence_at_ns
+        if self._stage is not Stage.REGISTERING or deadline_ns is None:
             return
-        self._renew(self._first_offer_ns)
-        if not self._lease.is_live(self._now.boot_ns):
-            return
+        self._effects.append(SetLeaseDeadline(deadline_ns))
         self._stage = Stage.SERVING
         self._refusals = 0
         self._beat_at_ns = self._now.boot_ns
@@ -326,7 +324,7 @@ class Agent:
 
     def _offer(self) -> None:
         if not self._registrations:
-            self._first_offer_ns = self._now.boot_ns
+            self._lease.begin(self._now.boot_ns)
         self._registrations += 1
         if self._registrations % ASK_EVERY == 0:
             pool = self._options.pool

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import structlog
 
 from infra.kafka import KafkaUnavailable, OffsetOutOfRange, Reader
+from infra.telemetry import count
 from schemas.codec import MalformedRecord, UnknownSchema, decode
 from schemas.dispatch import Dispatch
 from schemas.ids import partition_of
 from schemas.topics import DISPATCH
 from workers.messages import DispatchLost, DispatchRead, Positioned
+from workers.orders import is_square
 
 POLL_S = 0.2
 PAUSE_S = 0.5
@@ -133,12 +135,18 @@ class Inbox:
             dispatch = decode(value)
         except (MalformedRecord, UnknownSchema) as error:
             # Whatever it was is said again: starts and stops are resent until confirmed.
-            _log.error("dispatch refused: it cannot be read", offset=offset, error=str(error))
+            self._refuse(offset, f"it cannot be read: {error}")
             return
-        if isinstance(dispatch, Dispatch):
-            self._put(DispatchRead(dispatch), len(value))
+        if not isinstance(dispatch, Dispatch):
+            self._refuse(offset, "another kind of record")
+        elif not is_square(dispatch):
+            self._refuse(offset, "its columns do not fit one another")
         else:
-            _log.error("dispatch refused: another kind of record", offset=offset)
+            self._put(DispatchRead(dispatch), len(value))
+
+    def _refuse(self, offset: int, why: str) -> None:
+        count("foldline_records_passed_over_total", topic=DISPATCH.name)
+        _log.error("dispatch refused", offset=offset, reason=why)
 
     def _put(self, letter: Letter, size: int = 0) -> None:
         with self._room:

@@ -14,7 +14,7 @@ from workers.options import MARGIN_DIVISOR
 
 @dataclass(slots=True)
 class Lease:
-    """Nanoseconds of the boot clock throughout. Not begun until the first acknowledgement."""
+    """Nanoseconds of the boot clock throughout. Not begun before the first registration."""
 
     length_ns: int
     fence_at_ns: int | None = None
@@ -23,6 +23,13 @@ class Lease:
     def margin_ns(self) -> int:
         """How long before its end the tasks are killed."""
         return self.length_ns // MARGIN_DIVISOR
+
+    def begin(self, sent_ns: int) -> None:
+        """A first registration leaves at `sent_ns`: the engine may count from there, acknowledged
+        or not. What is not acknowledged within this lease may be lost by the time it is answered.
+        """
+        assert self.fence_at_ns is None, "a lease begins once"
+        self.fence_at_ns = sent_ns + self.length_ns - self.margin_ns
 
     def renew(self, sent_ns: int, now_ns: int) -> bool:
         """A heartbeat sent at `sent_ns` was acknowledged; True if the lease now runs longer."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from schemas.codec import MalformedRecord, UnknownSchema, decode_spec
-from schemas.dispatch import Starts
+from schemas.dispatch import Dispatch, Starts
 from schemas.ids import JOB_ID_BYTES, format_job_id
 from schemas.terms import FailureClass, JobSpec
 from workers.executor import TaskKey, TaskOrder
@@ -22,6 +22,22 @@ class Unreadable:
     key: TaskKey
     failure: FailureClass
     message: str
+
+
+def is_square(dispatch: Dispatch) -> bool:
+    """Whether each row of its parts has all of its values: what no engine of ours would break."""
+    starts, releases, stops = dispatch.starts, dispatch.releases, dispatch.stops
+    rows = len(starts.job_nos)
+    lengths = {len(getattr(starts, name)) for name in _START_COLUMNS}
+    square = lengths == {rows} and len(starts.job_ids) == rows * JOB_ID_BYTES
+    square = square and all(0 <= index < len(starts.terms) for index in starts.terms_of)
+    return square and all(
+        len({len(getattr(part, name)) for name in part.__slots__}) == 1
+        for part in (releases, stops)
+    )
+
+
+_START_COLUMNS = [name for name in Starts.__slots__ if name not in {"job_ids", "terms"}]
 
 
 def read_starts(starts: Starts) -> Iterator[tuple[int, TaskOrder | Unreadable]]:

@@ -28,6 +28,10 @@ OWN_BUDGETS = {
 that is not there would end the same way; a machine that failed is not the job's fault, but a job
 that finds ten of them may well be."""
 
+AT_ONCE = frozenset({FailureClass.NODE_LOST, FailureClass.PREEMPTED})
+"""Another attempt follows these without a delay, unless a rule of the job names one: waiting would
+mend nothing, and a lease has passed already. An agent that stops its tasks may do so again."""
+
 AVOIDING = frozenset(
     {
         FailureClass.USER_ERROR,
@@ -122,10 +126,12 @@ def delay_us(job: Job, failure: FailureClass) -> int:
     """Microseconds from this failure of the job's attempt to its next one.
 
     Failures of a class with a budget of its own count by themselves; a free one is followed at the
-    first delay.
+    first delay, or at once (`AT_ONCE`).
     """
     terms = job.terms
     rule = rule_of(terms, failure)
+    if failure in AT_ONCE and (rule is None or rule.backoff_s == -1):
+        return 0
     if rule is not None:
         terms = replace(
             terms,

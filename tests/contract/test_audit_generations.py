@@ -13,28 +13,12 @@ from projections.pipeline import ViewBehind, ViewReplaced, ViewUnavailable
 from tests.postgres_server import PostgresServer
 from tests.view_shard import ViewShard, job
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """PostgreSQL of these tests' own: they drop everything in it."""
-    server = PostgresServer()
-    server.start()
-    yield server
-    server.remove()
+pytest_plugins = ["tests.audit_fixtures"]
 
 
 @pytest.fixture
-def url(server: PostgresServer) -> str:
-    server.clear()
-    migrate(server.url)
-    return server.url
-
-
-@pytest.fixture
-def view(url: str) -> Iterator[AuditView]:
-    view = AuditView(url)
-    yield view
-    view.close()
+def view(audit: AuditView) -> AuditView:
+    return audit
 
 
 @pytest.fixture

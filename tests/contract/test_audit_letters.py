@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +16,6 @@ from projections.dlq.queries import LetterPage, LetterQueries
 from projections.dlq.reads import ViewLetters
 from projections.letters import LetterBook
 from projections.logs import MemoryLogs
-from projections.migrate import migrate
 from projections.queries import Queries
 from projections.rebuild import audit_digest
 from projections.verify import ViewFinding, verify_views
@@ -25,31 +23,14 @@ from schemas.digest import digest
 from schemas.terms import FailureClass
 from tests.cluster import node, uid
 from tests.letter_shard import lay_aside, park, purge, redrive, shard_with_node
-from tests.postgres_server import PostgresServer
 from tests.view_shard import Life, ViewShard, job
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """PostgreSQL of these tests' own."""
-    server = PostgresServer()
-    server.start()
-    yield server
-    server.remove()
+pytest_plugins = ["tests.audit_fixtures"]
 
 
 @pytest.fixture
-def url(server: PostgresServer) -> str:
-    server.clear()
-    migrate(server.url)
-    return server.url
-
-
-@pytest.fixture
-def view(url: str) -> Iterator[AuditView]:
-    view = AuditView(url)
-    yield view
-    view.close()
+def view(audit: AuditView) -> AuditView:
+    return audit
 
 
 def ask(url: str, asked: Any) -> Any:

@@ -12,7 +12,6 @@ import pytest
 
 from infra.postgres import Database, DatabaseUnavailable, ReadPool, micros
 from projections.audit import AuditView, month_of
-from projections.migrate import migrate
 from projections.pipeline import (
     StaleWriter,
     ViewDiverged,
@@ -26,28 +25,12 @@ from tests.cluster import cancel, node, put_queue, uid
 from tests.postgres_server import PostgresServer
 from tests.view_shard import Life, ViewShard, job
 
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """PostgreSQL of these tests' own: they kill it."""
-    server = PostgresServer()
-    server.start()
-    yield server
-    server.remove()
+pytest_plugins = ["tests.audit_fixtures"]
 
 
 @pytest.fixture
-def url(server: PostgresServer) -> str:
-    server.clear()
-    migrate(server.url)
-    return server.url
-
-
-@pytest.fixture
-def view(url: str) -> Iterator[AuditView]:
-    view = AuditView(url)
-    yield view
-    view.close()
+def view(audit: AuditView) -> AuditView:
+    return audit
 
 
 @pytest.fixture

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from random import Random
 
 import pytest
 
 from projections.audit import AuditView
 from projections.hot import HotView
-from projections.migrate import migrate
 from projections.rebuild import audit_digest, hot_digest
 from schemas.codec import encode
 from tests.cluster import node
 from tests.corpus.add_poison import POISON
 from tests.poison_inputs import live
 from tests.poison_world import PoisonShard
-from tests.postgres_server import PostgresServer
 
-pytest_plugins = ["tests.hot_fixtures"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    server.start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture
-def audit(server: PostgresServer) -> Iterator[AuditView]:
-    server.clear()
-    migrate(server.url)
-    view = AuditView(server.url)
-    yield view
-    view.close()
+pytest_plugins = ["tests.audit_fixtures", "tests.hot_fixtures"]
 
 
 def assert_equal(shard: PoisonShard, audit: AuditView, hot: HotView) -> None:

@@ -17,7 +17,7 @@ from projections.audit import AuditView
 from projections.hot import HotView
 from projections.logs import MemoryLogs
 from projections.loop import ViewOptions, ViewRunner
-from projections.migrate import find_live, migrate
+from projections.migrate import find_live
 from projections.pipeline import START, View, ViewDiverged
 from projections.rebuild import (
     RebuildFailed,
@@ -31,7 +31,6 @@ from schemas.codec import encode
 from schemas.digest import digest
 from schemas.envelope import Decision
 from stream_processors.domain.rows import all_jobs_digest, live_rows
-from tests.postgres_server import PostgresServer
 from tests.valkey_server import ValkeyServer
 from tests.view_log import LifeLog
 
@@ -45,17 +44,11 @@ FORGE = Script(
     """
 )
 
+pytest_plugins = ["tests.audit_fixtures"]
+
 
 class Killed(BaseException):
     """The process is gone: nothing of ours runs after this, the server rolls back."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    server.start()
-    yield server
-    server.remove()
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +57,6 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     server.start()
     yield server
     server.kill()
-
-
-@pytest.fixture
-def url(server: PostgresServer) -> str:
-    server.clear()
-    migrate(server.url)
-    return server.url
-
-
-@pytest.fixture
-def audit(url: str) -> Iterator[AuditView]:
-    view = AuditView(url)
-    yield view
-    view.close()
 
 
 @pytest.fixture

@@ -157,21 +157,32 @@ STEPS: dict[str, tuple[Way, str, int]] = {
 }
 """Way, server, and about how often the step comes in a run."""
 
-OFTEN: dict[tuple[str, Fault], int] = {
-    ("append", Fault.HOLD): 7,
-    ("append placement", Fault.HOLD): 7,
-    ("dispatch starts", Fault.HOLD): 9,
-    ("dispatch stops", Fault.ERROR): 3,
-    ("poll dispatch", Fault.CUT): 5,
-    ("poll dispatch", Fault.LAG): 5,
-    ("poll inputs", Fault.CUT): 5,
-    ("poll inputs", Fault.LAG): 5,
-    ("register", Fault.DUPLICATE): 3,
-    ("report", Fault.ERROR): 5,
-}
-"""What does harm only together with something else is drawn more often than the rest."""
 CELLS = [(step, fault) for step, (way, _, _) in STEPS.items() for fault in WAYS[way]]
-WEIGHTS = [OFTEN.get(cell, 1) for cell in CELLS]
+Theme = tuple[tuple[tuple[str, Fault], ...], tuple[str, ...]]
+THEMES: dict[str, Theme] = {
+    "any weather": ((), ()),
+    "decisions that come late": (
+        (("append", Fault.HOLD), ("append placement", Fault.HOLD), ("append retry", Fault.HOLD)),
+        ("late copies of log records",),
+    ),
+    "starts that come late": (
+        (("dispatch starts", Fault.HOLD),),
+        ("late copies of dispatches", "suspend of a host"),
+    ),
+    "reports that come late": (
+        (("report", Fault.DUPLICATE), ("report", Fault.HOLD), ("report", Fault.ERROR)),
+        ("late copies of reports",),
+    ),
+    "an owner that hears late": (
+        (("poll inputs", Fault.LAG), ("poll inputs", Fault.CUT), ("poll inputs", Fault.FREEZE)),
+        ("pause of a process",),
+    ),
+    "an agent that hears late": (
+        (("poll dispatch", Fault.LAG), ("poll dispatch", Fault.CUT), ("register", Fault.HOLD)),
+        ("late copies of dispatches",),
+    ),
+}
+"""What goes wrong again and again in a seed: some harm needs more than one misfortune of a kind."""
 AT_ANY_TIME = (
     "crash of a process",
     "pause of a process",
@@ -198,15 +209,22 @@ class Plan:
 
     chance: Random
     is_on: bool = True
+    theme: str = ""
     came: Counter[tuple[str, str]] = field(default_factory=Counter)
     _due: dict[str, dict[int, Fault]] = field(default_factory=dict)
     _seen: dict[str, int] = field(default_factory=dict)
     _burst: str = ""
 
     def __post_init__(self) -> None:
-        for step, fault in self.chance.choices(CELLS, WEIGHTS, k=self.chance.randint(20, 32)):
+        chance = self.chance
+        self.theme = chance.choice(list(THEMES))
+        cells = chance.choices(CELLS, k=chance.randint(14, 24))
+        themed = THEMES[self.theme][0]
+        if themed:
+            cells += chance.choices(themed, k=chance.randint(6, 10))
+        for step, fault in cells:
             most = STEPS[step][2]
-            nth = int(exp(self.chance.random() * log(most))) if most > 1 else 1
+            nth = int(exp(chance.random() * log(most))) if most > 1 else 1
             self._due.setdefault(step, {})[nth] = fault
 
     def draw(self, step: str, who: str) -> Fault | None:

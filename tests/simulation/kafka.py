@@ -249,7 +249,7 @@ class Reader:
 
     def _stall(self, places: list[Place]) -> None:
         """Nothing new comes from these for a while, and nobody is told why."""
-        until = self.world.now_us + self.world.between(0.2, 7)
+        until = self.world.now_us + self.world.pause_us()
         for place in places:
             self._lag[place] = (until, self.positions[place])
         self.world.at(until - self.world.now_us + 1, self.process.wake)

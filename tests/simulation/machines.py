@@ -235,6 +235,6 @@ class SimExecutor:
         world = self.machine.world
         for task in list(self._tasks.values()):
             self.machine.when(
-                self.machine.clock_us() + world.between(0, 0.4),
+                self.machine.clock_us() + world.between(0, 1.5),
                 lambda task=task: self.machine.kill(task, Cause.STOPPED),
             )

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import infra.follow
+import infra.log
 import infra.snapshots
 import projections.audit
 import projections.hot
 import projections.loop
 import projections.relay
+import schemas.codec
 import stream_processors.engine_process
+import stream_processors.ownership
 import stream_processors.shard_runner
 import stream_processors.snapshot_loading
 import stream_processors.tail
@@ -51,6 +56,17 @@ QUIET: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
 )
 
 
+def _read_once() -> list[tuple[ModuleType, str, Any]]:
+    """Frozen values that many processes read from the same bytes are made once a run."""
+    read_record = cache(infra.log.read_record)
+    decode_event = cache(schemas.codec.decode_event)
+    return [
+        (infra.follow, "read_record", read_record),
+        (infra.follow, "decode_event", decode_event),
+        (stream_processors.ownership, "read_record", read_record),
+    ]
+
+
 @contextmanager
 def simulated(system: System) -> Iterator[None]:
     """For the time of one run, this is the world that product code finds."""
@@ -73,6 +89,7 @@ def simulated(system: System) -> Iterator[None]:
     exchanged.append((projections.relay, "BREATH_S", 0.06))
     hands = engine_hands(system)
     exchanged += [(stream_processors.engine_process, name, hands[name]) for name in hands]
+    exchanged += _read_once()
     silence = _Silence()
     for module, names in QUIET:
         for name in names:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from schemas.topics import COMMANDS, DISPATCH, LOG, REPORTS
-from tests.simulation.faults import AT_ANY_TIME, KAFKA, POSTGRES, REDIS
+from tests.simulation.faults import AT_ANY_TIME, KAFKA, POSTGRES, REDIS, THEMES
 from tests.simulation.world import SECOND, Process
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ class Troubles:
 
     def plan(self, span_us: int) -> None:
         """Draw when what happens."""
-        for _ in range(self.world.chance.randint(4, 9)):
-            what = self.world.chance.choice(AT_ANY_TIME)
+        chance = self.world.chance
+        drawn = chance.choices(AT_ANY_TIME, k=chance.randint(4, 8))
+        themed = THEMES[self.world.plan.theme][1]
+        for what in drawn + [chance.choice(themed) for _ in range(4) if themed]:
             at_us = 2 * SECOND + int(self.world.random() * (span_us - 3 * SECOND))
             self.world.at(at_us, lambda what=what: self.make(what))
 

@@ -96,7 +96,7 @@ class Workload:
         codes = "".join("1" if attempt < fails else "0" for attempt in range(10))
         timeout_s = chance.choice((600, 600, 600, 2))
         cpu_milli = chance.choice((500, 1000) if gang else (500, 1000, 1000, 2500))
-        if not gang and chance.random() < 0.15:
+        if not gang and chance.random() < 0.3:
             # On two nodes and soon over: one may be told to stop before it was told to start.
             tasks, length_ms, codes, cpu_milli = 2, 20, "1110000000", 2500
         terms = JobTerms(

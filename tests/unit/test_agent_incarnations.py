@@ -21,6 +21,7 @@ from workers.messages import (
     Positioned,
     SeekDispatchEnd,
     Send,
+    SetLeaseDeadline,
     Start,
 )
 
@@ -278,3 +279,30 @@ def test_sends_and_starts_never_share_a_number_or_an_order() -> None:
     refs = [effect.ref for effect in world.effects if isinstance(effect, Send)]
     assert len(refs) == len(set(refs))
     assert len([effect for effect in world.effects if isinstance(effect, Start)]) == 2
+
+
+def test_an_answer_that_comes_after_a_lease_without_acknowledgements_is_too_late() -> None:
+    world = AgentWorld()
+    world.begin()
+    world.feed(Positioned())
+    offered = world.agent.incarnation
+    lease_s = world.options.lease_s
+    for _ in range(3):  # the engine has read one, and has lost the incarnation since
+        world.wait(lease_s / 2, acked=False)
+        world.fail()
+    world.wait(0.3, acked=False)
+    world.ack()
+    world.dispatch(incarnation=offered, registered=True)
+    assert world.agent.stage is not Stage.SERVING
+    assert world.agent.incarnation > offered
+
+
+def test_registrations_that_are_acknowledged_keep_the_incarnation_until_an_engine_answers() -> None:
+    world = AgentWorld()
+    world.begin()
+    world.feed(Positioned())
+    offered = world.agent.incarnation
+    world.wait(world.options.lease_s * 3)
+    world.dispatch(registered=True)
+    assert (world.agent.stage, world.agent.incarnation) == (Stage.SERVING, offered)
+    assert any(isinstance(effect, SetLeaseDeadline) for effect in world.effects)

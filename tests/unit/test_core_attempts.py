@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from schemas.events import AttemptsEnding, GangsReleased, JobsStarted, ReportsRefused
+from schemas.events import (
+    AttemptsEnding,
+    GangsReleased,
+    JobsRequeued,
+    JobsStarted,
+    NodesLost,
+    ReportsRefused,
+    RetriesScheduled,
+)
 from schemas.terms import FailureClass, JobState, TaskState
 from stream_processors.domain.effects import resend
 from stream_processors.domain.retries import backoff_us
@@ -129,8 +137,9 @@ def test_a_missing_command_is_not_retried() -> None:
 def test_a_lost_node_costs_no_retry_and_its_late_success_is_refused() -> None:
     shard = running(max_retries=0)
     late = shard.row("a", TaskState.ENDED)
-    shard.lose("n1")
-    assert shard.states("a") == [JobState.RETRYING]
+    lost = shard.lose("n1")
+    assert [type(event) for event in lost] == [NodesLost, RetriesScheduled, JobsRequeued]
+    assert (shard.states("a"), shard.job("a").retries_used) == ([JobState.QUEUED], 0)
     refused = shard.report(late)[0]
     assert isinstance(refused, ReportsRefused)
     assert refused.codes == ["old_incarnation"]
@@ -150,8 +159,9 @@ def test_a_retried_job_keeps_its_place_in_the_queue() -> None:
 
 def test_a_new_incarnation_ends_what_the_old_one_held() -> None:
     shard = running()
-    shard.report(node(incarnation=2))
-    assert shard.states("a") == [JobState.RETRYING]
+    events = shard.report(node(incarnation=2))
+    assert any(isinstance(event, RetriesScheduled) for event in events)
+    assert (shard.states("a"), shard.job("a").attempt) == ([JobState.SCHEDULED], 2)
     assert list(shard.state.nodes) == [2]
     assert shard.mail[0].registered
 

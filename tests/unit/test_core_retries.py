@@ -112,6 +112,17 @@ def test_poison_goes_to_the_dead_letters_at_once() -> None:
     assert only(shard.run("a", FailureClass.POISON), JobsDeadLettered).attempts == [1]
 
 
+def test_a_lost_node_is_followed_by_another_in_the_same_decision_unless_a_rule_says_when() -> None:
+    shard = shard_of_two()
+    rule = RetryRule(FailureClass.NODE_LOST, backoff_s=60)
+    shard.command(submission("a"), submission("b", retry_rules=(rule,)))
+    assert shard.node_of("a") == shard.node_of("b") == "n1"
+    shard.lose("n1")
+    assert shard.node_of("a") == "n2"
+    assert shard.job("b").state is JobState.RETRYING
+    assert shard.job("b").due_at - shard.now >= 30 * SECOND
+
+
 # Where and with how much memory.
 
 

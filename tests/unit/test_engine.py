@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from infra.log import Fault
-from schemas.terms import JobState
+from schemas.terms import FailureClass, JobState
 from stream_processors.domain.draft import Policy
 from stream_processors.domain.fingerprint import fingerprint
 from stream_processors.engine import EngineOptions
@@ -130,7 +130,11 @@ def test_a_silent_node_is_lost_only_after_lease_margin_and_a_probe_that_was_read
     world.reports.extend(world.probes)
     process.settle()
     assert not process.engine.state.nodes
-    assert process.engine.state.jobs[1].state is JobState.RETRYING
+    job = process.engine.state.jobs[1]
+    assert (job.state, [one.failure for one in job.history]) == (
+        JobState.QUEUED,
+        [FailureClass.NODE_LOST],
+    )
 
 
 def test_a_heartbeat_before_the_probe_saves_the_node() -> None:

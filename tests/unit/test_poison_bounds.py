@@ -224,7 +224,9 @@ def test_many_cancelled_jobs_with_long_reasons_end_over_several_records() -> Non
 def test_what_a_lost_node_held_moves_on_over_several_records() -> None:
     state = crowd()
     assert finish(state, Inputs(expired=(1,))) >= 1
-    assert {job.state for job in state.jobs.values()} == {JobState.RETRYING}
+    assert {job.state for job in state.jobs.values()} == {JobState.QUEUED}
+    lost = [[one.failure for one in job.history] for job in state.jobs.values()]
+    assert lost == [[FailureClass.NODE_LOST]] * len(lost)
 
 
 def test_jobs_that_have_no_room_yet_are_neither_timed_out_nor_placed(

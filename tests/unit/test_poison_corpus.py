@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -124,7 +125,13 @@ def test_an_agent_passes_over_poison_in_its_dispatch_and_goes_on() -> None:
         3, 1, "n1", world.agent.incarnation, 0, False, True, NO_STARTS, NO_RELEASES, NO_STOPS
     )  # fmt: skip
     came = threading.Event()
-    inbox = Inbox(cast(Reader, Broker([*bytes_of("dispatch"), b"", encode(last)])), "n1", came.set)
+    lopsided = [
+        replace(last, stops=replace(NO_STOPS, job_nos=[1])),
+        replace(last, releases=replace(NO_RELEASES, endpoints=["x"])),
+        replace(last, starts=replace(NO_STARTS, job_ids=b"x" * 16)),
+    ]
+    poison = [*bytes_of("dispatch"), b"", *map(encode, lopsided)]
+    inbox = Inbox(cast(Reader, Broker([*poison, encode(last)])), "n1", came.set)
     inbox.seek_end()
     letters: list[Any] = []
     deadline = time.monotonic() + 10
@@ -133,6 +140,7 @@ def test_an_agent_passes_over_poison_in_its_dispatch_and_goes_on() -> None:
         letters += inbox.take()
         assert time.monotonic() < deadline
     inbox.close()
+    assert not any(getattr(letter, "dispatch", None) in lopsided for letter in letters)
     kinds = {type(letter) for letter in letters}
     assert kinds == {Positioned, DispatchRead}
     for letter in letters[1:]:
