@@ -369,15 +369,20 @@ class Ownership:
         return []
 
     def _own(self, claim: Claim, entry: Entry, now: Reading) -> list[Effect]:
-        """Our claim counts. A good clock has it appended after it was made, and before now."""
-        off_us = max(claim.at - entry.at, entry.at - now.wall_us)
+        """Our claim counts. A good clock has it appended after it was made, and before now.
+
+        Log time begins at the claim's, which the broker has seen: this host's wall clock may have
+        been stepped since.
+        """
+        wall_us = claim.at + now.monotonic_us - self._claim_us
+        off_us = max(claim.at - entry.at, entry.at - wall_us)
         if off_us > self.options.far_off_us:
             self._silence.presumed()
             reason = f"this host's clock is {off_us / 1e6:.0f} s off the broker's: set it right"
             return self._wait(reason, self.options.clock_wait_us, now)
         self.phase = Phase.OWNING
         self._seek_back = False
-        self._clock = LogClock(self.counted.at, now)
+        self._clock = LogClock(self.counted.at, replace(now, wall_us=wall_us))
         self._recheck_us = now.monotonic_us + self.options.recheck_us
         return [Owning(claim.epoch, self.counted)]
 

@@ -51,7 +51,7 @@ KINDS = (
     Kind("plain", 0.68, bulk=True),
     Kind("rest", 0.07),
     Kind("short", 0.06, ticks=2),
-    Kind("long", 0.02, ticks=20, backoff_s=0),
+    Kind("long", 0.02, ticks=20),
     Kind("flaky", 0.03, fails=1, bulk=True),
     Kind("broken", 0.03, DIES, fails=ALWAYS, max_retries=2),
     Kind("gang", 0.035, ticks=1, members=2),

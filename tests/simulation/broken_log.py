@@ -12,13 +12,14 @@ import stream_processors.ownership
 from infra.log import Entry
 from infra.state_codec import Snapshot
 from schemas.envelope import Claim, Decision
+from schemas.terms import Micros
 from schemas.topics import COMMANDS, REPORTS
 from stream_processors import engine_process
 from stream_processors.domain import counting
 from stream_processors.domain.counting import Chain, Verdict
-from stream_processors.engine import SaveSnapshot, SendMail, ShardEngine
+from stream_processors.engine import SaveSnapshot, SeekInputs, SendMail, ShardEngine
 from stream_processors.input_queue import InputQueue
-from stream_processors.log_clock import Reading
+from stream_processors.log_clock import LogClock, Reading
 from stream_processors.ownership import Ownership, Phase
 from stream_processors.ownership_effects import Counted
 from stream_processors.shard_runner import ShardRunner
@@ -138,13 +139,27 @@ def snapshots_of_optimistic_state() -> Breaks:
     return broken()
 
 
+def zombies_count() -> Breaks:
+    """A decision of a superseded owner counts like any other."""
+    return _counted_all_the_same(Verdict.STALE_EPOCH, Verdict.OTHER_OWNER)
+
+
+def duplicates_count() -> Breaks:
+    """What a send that was tried again leaves twice counts twice."""
+    return _counted_all_the_same(Verdict.WRONG_SEQ)
+
+
 def predecessor_is_not_checked() -> Breaks:
     """A decision with the right number counts, whatever it follows."""
+    return _counted_all_the_same(Verdict.WRONG_PREV)
+
+
+def _counted_all_the_same(*verdicts: Verdict) -> Breaks:
     original = counting._weigh
 
     def weigh(chain: Chain, record: Claim | Decision | None) -> Verdict:
         verdict = original(chain, record)
-        return Verdict.DECISION if verdict is Verdict.WRONG_PREV else verdict
+        return Verdict.DECISION if verdict in verdicts else verdict
 
     return exchanged(counting, _weigh=weigh)
 
@@ -217,17 +232,54 @@ def inputs_are_let_go_unconsumed() -> Breaks:
     return exchanged(engine_process.EngineProcess, _keep_shard=keep_shard)
 
 
+def new_owners_begin_at_the_inputs_end() -> Breaks:
+    """A new owner goes on from where the inputs end, not from where the fold stands."""
+    original = ShardRunner._do
+
+    def do(self: ShardRunner, effect: Any) -> Any:
+        if isinstance(effect, SeekInputs):
+            for queue in (self.engine._commands, self.engine._reports):
+                queue.next += 1
+        return original(self, effect)
+
+    return exchanged(ShardRunner, _do=do)
+
+
+def log_time_is_the_wall_clock() -> Breaks:
+    """The log's time is whatever the owner's wall clock shows."""
+    return exchanged(LogClock, at=lambda _self, now: Micros(now.wall_us))
+
+
+def wrong_clocks_own() -> Breaks:
+    """An owner whose clock is far off the broker's goes on all the same."""
+    original = Ownership._own
+
+    def own(self: Ownership, claim: Claim, entry: Entry, now: Reading) -> list[Any]:
+        return original(self, claim, replace(entry, at=Micros(claim.at)), now)
+
+    return exchanged(Ownership, _own=own)
+
+
 LOG_MUTATIONS = (
     Mutation("act on the acknowledgement without the gap rule", "3.5", no_gap_rule),
     Mutation("mail leaves before its decision counts", "3.5", mail_leaves_before_it_counts),
     Mutation("no effects for own records found by reading", "3.5", no_effects_of_what_was_read),
     Mutation("keep what is in flight after a failure", "3.6", what_is_in_flight_is_kept),
     Mutation("keep the optimistic state after a failure", "3.6", optimistic_state_is_kept),
-    Mutation("no seek back after a failure", "3.6", no_seek_back),
+    Mutation("no seek back after a failure", "3.6", no_seek_back, seed=3),
     Mutation("snapshot of optimistic state", "3.7", snapshots_of_optimistic_state),
-    Mutation("the predecessor is not checked", "3.3", predecessor_is_not_checked),
-    Mutation("a second claim of an epoch counts", "3.1", lost_claims_count),
+    Mutation("the predecessor is not checked", "3.3", predecessor_is_not_checked, seed=19),
+    Mutation("decisions of a superseded owner count", "3.3", zombies_count),
+    Mutation("a decision that was sent twice counts twice", "3.3", duplicates_count, seed=2),
+    Mutation("a second claim of an epoch counts", "3.1", lost_claims_count, seed=2),
     Mutation("claims are not in the chain", "3.3", claims_are_not_in_the_chain),
-    Mutation("nobody claims again", "3.1", nobody_claims_again),
+    Mutation("nobody claims again", "3.1", nobody_claims_again, seed=7),
+    Mutation(
+        "a new owner leaves out inputs that nobody consumed",
+        "3.4",
+        new_owners_begin_at_the_inputs_end,
+    ),
+    Mutation("log time is the wall clock", "3.8", log_time_is_the_wall_clock, seed=35),
+    Mutation("an owner with a wrong clock goes on", "3.8", wrong_clocks_own, seed=3),
     Mutation("inputs are let go of before they are consumed", "3.4", inputs_are_let_go_unconsumed),
 )

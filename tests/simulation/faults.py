@@ -173,8 +173,13 @@ THEMES: dict[str, Theme] = {
         (("report", Fault.DUPLICATE), ("report", Fault.HOLD), ("report", Fault.ERROR)),
         ("late copies of reports",),
     ),
+    "reports that are lost": (
+        (("report", Fault.ERROR), ("report", Fault.CUT)),
+        ("partition of a process",),
+    ),
+    "clocks that are wrong": ((), ("wall clock stepped", "journal of an agent lost")),
     "an owner that hears late": (
-        (("poll inputs", Fault.LAG), ("poll inputs", Fault.CUT), ("poll inputs", Fault.FREEZE)),
+        (*(("poll inputs", Fault.LAG),) * 3, ("poll inputs", Fault.CUT)),
         ("pause of a process",),
     ),
     "an agent that hears late": (
@@ -220,9 +225,8 @@ class Plan:
         self.theme = chance.choice(list(THEMES))
         cells = chance.choices(CELLS, k=chance.randint(14, 24))
         themed = THEMES[self.theme][0]
-        if themed:
-            cells += chance.choices(themed, k=chance.randint(6, 10))
-        for step, fault in cells:
+        cells += chance.choices(themed, k=chance.randint(9, 15)) if themed else []
+        for step, fault in cells:  # early ones are dense: there the protocol's steps are
             most = STEPS[step][2]
             nth = int(exp(chance.random() * log(most))) if most > 1 else 1
             self._due.setdefault(step, {})[nth] = fault

@@ -21,11 +21,14 @@ from schemas.envelope import Claim, Decision, Input
 from schemas.terms import ENDED_STATES
 from stream_processors.domain.fingerprint import fingerprint
 from stream_processors.domain.rows import job_row
+from stream_processors.ownership import OwnershipOptions
 from tests.simulation.ledger import Ledger
 from tests.simulation.witness import Truth
-from tests.simulation.world import Violation
+from tests.simulation.world import SECOND, Violation
 
 EVENT_NAMES = {number: name for number, (name, _) in schema_ids().items()}
+AHEAD_MAX_US = OwnershipOptions().far_off_us + 5 * SECOND
+"""An owner may be as far off when it claims; what comes on top is its clock's drift."""
 ENDED = frozenset(state.value for state in ENDED_STATES)
 
 
@@ -95,6 +98,9 @@ class History:
             raise Violation("every reader counts alike", f"offset {entry.offset} should not count")
         if isinstance(counted.record, Claim):
             return f"{entry.offset} claim of epoch {counted.record.epoch}"
+        ahead_us = counted.record.at - entry.at
+        if ahead_us > AHEAD_MAX_US:
+            raise Violation("log time keeps to the broker's", f"{ahead_us / SECOND:.0f} s ahead")
         self._fold(counted)
         words = [type(event).__name__ for event in counted.events]
         return f"{entry.offset} seq {counted.record.seq}: {', '.join(words)}"

@@ -13,13 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """`seed` is one that finds it, `within` how many seeds from 1 on it took to find it first."""
+    """`seed` is the first that found it."""
 
     name: str
     section: str
     breaks: Callable[[], AbstractContextManager[None]]
     seed: int = 1
-    within: int = 0
 
 
 @contextmanager

@@ -224,6 +224,16 @@ class System:
             names = history.public_before(end)
             if any(name not in self.public.told for name in names):
                 return f"the relay has not told all of shard {shard}"
+        return self._idle_nodes()
+
+    def _idle_nodes(self) -> str:
+        """A node whose agent runs and that nothing can be placed on."""
+        for machine in self.machines:
+            state = self.histories[self.truth.shard_of[machine.name]].follower.state
+            no = state.node_nos.get(machine.name)
+            taken_in = None if no is None else state.nodes[no].incarnation
+            if taken_in is None or taken_in != machine.journal:
+                return f"{machine.name} is not registered: {machine.journal}, not {taken_in}"
         return ""
 
     def _commands_end(self, shard: int) -> int:

@@ -97,21 +97,29 @@ class Troubles:
         self.system.redis.lose_all()
 
     def _wall_clock_stepped(self) -> None:
-        host, _ = self.world.chance.choice(list(self.system.roles.values()))
-        far = self.world.random() < 0.3
-        step_us = self.world.between(-90, 90) if far else self.world.between(-3, 3)
+        world, roles = self.world, self.system.roles
+        far = world.random() < 0.3
+        names = [name for name in roles if not far or name.startswith("engine")]
+        host, _ = roles[world.chance.choice(names)]
+        step_us = (
+            world.between(70, 150) * world.chance.choice((-1, 1)) if far else world.between(-3, 3)
+        )
         before = host.wall_off_us
         host.wall_off_us += step_us
+        if far and world.random() < 0.5:  # so that a claim is made meanwhile
+            self._rebalance_of_the_group()
 
         def back() -> None:
             host.wall_off_us = before
 
-        self.world.at(self.world.between(1, 6), back)
+        world.at(world.between(1, 6), back)
 
     def _journal_of_an_agent_lost(self) -> None:
         machine = self.world.chance.choice(self.system.machines)
         machine.journal = None
         machine.journaled.clear()
+        if self.world.random() < 0.4:
+            machine.wall_off_us -= self.world.between(1, 60)  # a new disk, and a clock set anew
         process = self.system.running.get(machine.name)
         if process is not None:
             process.crash()

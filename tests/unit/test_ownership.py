@@ -211,6 +211,15 @@ def test_a_pause_around_the_claim_is_not_taken_for_a_wrong_clock(scene: Scene) -
     assert kinds(scene.anne.entries([entry], scene.now())) == ["Counted", "Owning"]
 
 
+def test_a_wall_clock_that_is_stepped_after_the_claim_moves_no_log_time(scene: Scene) -> None:
+    claim = scene.claim()
+    scene.land(claim.value)
+    scene.passed += SECOND
+    scene.clock_off = 113 * SECOND
+    assert kinds(scene.read()) == ["Counted", "Owning"]
+    assert scene.anne.log_time(scene.now()) == WALL + SECOND
+
+
 def test_one_restored_from_a_snapshot_reads_from_there() -> None:
     ownership = Ownership(ANNE)
     chain = Chain(epoch=4, owner=BERT, seq=9, value=bytes(32), at=Micros(5), next_offset=30)
