@@ -1,4 +1,4 @@
-"""`foldline dev`: the whole system on this machine, and what there is to say and do about it.
+"""`foldline dev`: the whole system on this machine.
 
 Starts Kafka, PostgreSQL and Valkey (or uses those that the settings name), makes the topics and
 the tables, then starts our own processes and keeps them running until Ctrl-C or SIGTERM. `stack`
@@ -7,9 +7,7 @@ is the same as a `with` block, for the demo and for tests. Everything is under o
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +20,6 @@ from pathlib import Path
 import httpx
 import psutil
 from rich.console import Console
-from rich.table import Table
 
 from foldline.supervisor import Part, Supervisor, signal_when_orphaned
 from infra.kafka import ensure_topics
@@ -32,12 +29,9 @@ from infra.local.packages import PackageMissing
 from infra.local.ports import LOOPBACK, PortTaken, check_free
 from infra.local.process import ServerFailed, read_identity, tail
 from infra.local.stack import (
-    HOLDER,
     Addresses,
-    LocalServers,
     StackHeld,
     held,
-    holder,
     publish,
     run_dir,
     servers_of,
@@ -177,8 +171,7 @@ def _start_parts(supervisor: Supervisor, agents: int) -> None:
     check_free(settings.api_port, "FOLDLINE_STACK_API_PORT")
     check_free(settings.follower_port, "FOLDLINE_STACK_FOLLOWER_PORT")
     ensure_topics(addresses.bootstrap, settings.shards, load(KafkaSettings).replication)
-    migrate(addresses.dsn)
-    supervisor.progress("topics", f"{settings.shards} shards; tables are up to date")
+    supervisor.progress("topics", f"{settings.shards} shards; {_migrate(settings, addresses)}")
     for number in range(1, settings.engines + 1):
         supervisor.start_part(Part("engine" if number == 1 else f"engine-{number}", "engine"))
     for name in PARTS:
@@ -193,8 +186,23 @@ def _start_parts(supervisor: Supervisor, agents: int) -> None:
     supervisor.progress("parts", started)
 
 
+def _migrate(settings: StackSettings, addresses: Addresses) -> str:
+    """What became of the audit's tables. A database of the operator's own may come later."""
+    try:
+        migrate(addresses.dsn)
+    except DatabaseUnavailable as error:
+        if settings.postgres_dsn is None:
+            raise
+        return f"the audit view makes its tables once Postgres answers ({error})"
+    return "tables are up to date"
+
+
 def _wait_ready(supervisor: Supervisor, stopping: _Stopping) -> None:
-    """Return once the API says that all it depends on is there. Raises `StackFailed`."""
+    """Return once the API says that all it depends on is there. Raises `StackFailed`.
+
+    A view that cannot reach the operator's own server is told and left waiting for it: jobs run
+    without the views.
+    """
     url = f"http://{LOOPBACK}:{supervisor.servers.settings.api_port}/health/ready"
     deadline = time.monotonic() + READY_WITHIN_S
     answer = "no answer"
@@ -208,10 +216,21 @@ def _wait_ready(supervisor: Supervisor, stopping: _Stopping) -> None:
                 answer = response.text
             except httpx.TransportError as error:
                 answer = str(error)
-            if time.monotonic() > deadline or supervisor.most_falls() >= FALLS_AT_START:
+            fallen = supervisor.fallen_often(FALLS_AT_START)
+            if fallen or time.monotonic() > deadline:
+                patient = _patient(supervisor.servers.settings)
+                if patient and fallen <= patient:
+                    supervisor.progress("ready", f"not yet, what runs goes on: {answer}")
+                    return
                 reasons = supervisor.fallen() or [tail(supervisor.log_path("api"))]
                 raise StackFailed("\n".join([f"{url}: {answer}", *reasons]))
             time.sleep(TEND_S)
+
+
+def _patient(settings: StackSettings) -> set[str]:
+    """The parts whose server is not ours to start: they fall and start until it answers."""
+    views = {"audit": settings.postgres_dsn, "hot": settings.redis_url}
+    return {name for name, address in views.items() if address is not None}
 
 
 def child_environment(settings: StackSettings, addresses: Addresses) -> dict[str, str]:
@@ -269,78 +288,6 @@ def _welcome(settings: StackSettings, addresses: Addresses, agents: int | None) 
     )
 
 
-def print_status(settings: StackSettings, *, as_json: bool = False) -> int:
-    """What runs and where; 0 if the system is up, 1 if not."""
-    pid = holder(settings)
-    rows = {path.stem: read_identity(path) for path in sorted(run_dir(settings).glob("*.pid"))}
-    ready = pid is not None and _ready_pid(settings) == pid
-    if as_json:
-        answer = {"ready": ready, "data_dir": str(settings.data_dir), "pids": rows}
-        print(json.dumps(answer))
-        return 0 if ready else 1
-    table = Table("what", "pid", "log", box=None, header_style="bold")
-    for name, who in rows.items():
-        if name != HOLDER:
-            table.add_row(name, str(who or "down"), str(settings.data_dir / "logs" / f"{name}.log"))
-    console = Console(highlight=False)
-    state = f"up (pid {pid})" if ready else f"starting (pid {pid})" if pid else "not running"
-    console.print(f"Foldline is {state}; data in {settings.data_dir}")
-    if table.row_count:
-        console.print(table, soft_wrap=True)
-    return 0 if ready else 1
-
-
-def stop_stack(settings: StackSettings, *, on_stderr: bool = False) -> int:
-    """Stop the system wherever it was started, servers that were left behind too; the exit code."""
-    console = Console(highlight=False, stderr=on_stderr)
-    pid = holder(settings)
-    try:
-        if pid is not None:
-            _end(pid)
-        left = _stop_servers(settings)
-    except (psutil.TimeoutExpired, StackHeld) as error:
-        console.print(f"[red]Foldline is still stopping[/] ({error}); see {settings.data_dir}/logs")
-        return 1
-    except psutil.AccessDenied:
-        console.print(f"[red]pid {pid} belongs to another user[/], who can stop it")
-        return 1
-    console.print("Foldline is stopped" if pid or left else "Foldline was not running")
-    return 0
-
-
-def _end(pid: int) -> None:
-    try:
-        process = psutil.Process(pid)
-        process.terminate()
-        process.wait(STOP_WITHIN_S * 10)
-    except psutil.NoSuchProcess:
-        return  # ended by itself meanwhile, which is what was asked
-
-
-def _stop_servers(settings: StackSettings) -> bool:
-    """Stop servers whose supervisor was killed; True if there were any."""
-    if not run_dir(settings).exists():
-        return False
-    with held(settings):
-        servers: LocalServers = servers_of(settings)
-        left = any(server.pid() is not None for server in servers.servers)
-        servers.stop()
-        unpublish(settings)
-    return left
-
-
-def reset_stack(settings: StackSettings, *, on_stderr: bool = False) -> int:
-    """Stop the system and delete its data; the settings file stays. The exit code."""
-    code = stop_stack(settings, on_stderr=on_stderr)
-    if code == 0:
-        for name in ("agents", "kafka", "logs", "postgres", "run", "shared", "valkey"):
-            shutil.rmtree(settings.data_dir / name, ignore_errors=True)
-        Console(highlight=False, stderr=on_stderr).print(
-            f"The data under {settings.data_dir} is deleted"
-        )
-    return code
-
-
 @contextmanager
 def stack(
     settings: StackSettings,
@@ -375,13 +322,13 @@ def stack(
 
 def _wait_until_up(process: subprocess.Popen[bytes], settings: StackSettings, output: Path) -> None:
     deadline = time.monotonic() + 3 * READY_WITHIN_S
-    while _ready_pid(settings) != process.pid:
+    while ready_pid(settings) != process.pid:
         if process.poll() is not None or time.monotonic() > deadline:
             raise StackFailed(tail(output, 30))
         time.sleep(TEND_S)
 
 
-def _ready_pid(settings: StackSettings) -> int | None:
+def ready_pid(settings: StackSettings) -> int | None:
     """The supervisor that last said that all is up; it may have been killed since."""
     try:
         return int((run_dir(settings) / READY_FILE).read_text() or 0)

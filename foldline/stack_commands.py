@@ -62,14 +62,14 @@ def dev(
 
 def status(json_output: JsonFlag = False) -> None:
     """What of the local system runs, and where it listens."""
-    from foldline.dev import print_status
+    from foldline.dev_control import print_status
 
     raise typer.Exit(print_status(load(StackSettings), as_json=json_output))
 
 
 def stop(json_output: JsonFlag = False) -> None:
     """Stop the local system, wherever it was started."""
-    from foldline.dev import stop_stack
+    from foldline.dev_control import stop_stack
 
     _end(stop_stack(load(StackSettings), on_stderr=json_output), json_output)
 
@@ -79,7 +79,7 @@ def reset(
     json_output: JsonFlag = False,
 ) -> None:
     """Stop the local system and delete all its data."""
-    from foldline.dev import reset_stack
+    from foldline.dev_control import reset_stack
 
     settings = load(StackSettings)
     if not yes:

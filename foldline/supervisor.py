@@ -26,6 +26,8 @@ BACKOFF_MAX_S = 30.0
 STEADY_S = 60.0
 """A part that ran this long has recovered: its next fall counts as the first."""
 POLL_S = 0.05
+CRASHES_TELL = {"PYTHONFAULTHANDLER": "1"}
+"""A crash inside a library leaves its traceback in the part's log, from the first import on."""
 PR_SET_PDEATHSIG = 1
 
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -155,9 +157,9 @@ class Supervisor:
             if child.falls.count
         ]
 
-    def most_falls(self) -> int:
-        """How often the part that fell most has fallen since it last ran steadily."""
-        return max((child.falls.count for child in self.children), default=0)
+    def fallen_often(self, times: int) -> set[str]:
+        """The parts that fell so many times since they last ran steadily."""
+        return {child.part.name for child in self.children if child.falls.count >= times}
 
     def log_path(self, name: str) -> Path:
         """What a part prints."""
@@ -176,7 +178,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment, **part.environment},
+                env={**os.environ, **CRASHES_TELL, **self.environment, **part.environment},
                 start_new_session=True,
                 preexec_fn=signal_when_orphaned(signal.SIGKILL),  # noqa: PLW1509 - one system call
             )

@@ -140,6 +140,8 @@ def _run(options: Options, command: str, *, with_disks: bool) -> report.Account:
         account["left_out"] = ["full disks, for small disks cannot be mounted here"]
     elif not found.is_clean:
         _keep_disks(world)
+    for disk in world.disks.values():
+        disk.unmount()
     return report.Account(**account, seconds=time.monotonic() - started)
 
 

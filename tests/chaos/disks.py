@@ -1,7 +1,7 @@
 """A small disk for each server, that can be made full and free again. Needs root; Linux only.
 
 The disks are mounted in a mount namespace of this process and its children alone, so that nothing
-is left mounted when the last of them ends. Full means that the disk has shrunk to what is on it:
+is left mounted when the last of them ends, however it ends. Full means that the disk has shrunk to what is on it:
 no ballast costs memory.
 """
 
@@ -30,7 +30,8 @@ class Disk:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        assert _mount("-t", "tmpfs", "-o", f"size={SIZE},mode=0711", "chaos", str(directory))
+        is_mounted = _mount("-t", "tmpfs", "-o", f"size={SIZE},mode=0711", "chaos", str(directory))
+        assert is_mounted, f"no disk could be mounted at {directory}"
 
     def fill(self) -> None:
         """Leave next to nothing free."""
@@ -44,6 +45,10 @@ class Disk:
     def free(self) -> None:
         """As large as in the beginning."""
         assert self._resize(SIZE)
+
+    def unmount(self) -> None:
+        """Gone, with what is on it, so that the directory can be deleted."""
+        subprocess.run(["umount", "--lazy", str(self.directory)], check=True, capture_output=True)
 
     def _resize(self, size: int) -> bool:
         return _mount("-o", f"remount,size={size}", str(self.directory))

@@ -15,9 +15,12 @@ import httpx
 import psutil
 import pytest
 
-from foldline.dev import RunningStack, reset_stack, stack, stop_stack
+from foldline.dev import RunningStack, stack
+from foldline.dev_control import reset_stack, stop_stack
 from infra.local.process import read_identity
 from infra.local.stack import Addresses, free_settings, held, holder, run_dir
+from tests.live_stack import LiveStack
+from tests.tcp_proxy import HOST, TcpProxy
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -151,3 +154,35 @@ def test_servers_only_gives_the_three_addresses_and_no_process_of_ours(
         assert running.addresses == servers
         assert running.pid("supervisor") is not None
         assert not any(running.pid(name) for name in (*PARTS, *SERVERS))
+
+
+def test_jobs_run_while_the_database_is_away_from_the_start_and_it_hears_of_them_later(
+    stack_dir: Path, servers: Addresses
+) -> None:
+    found = re.search(r":(\d+)/", servers.dsn)
+    assert found is not None
+    proxy = TcpProxy((HOST, int(found[1])))
+    proxy.refuse()
+    settings = free_settings(
+        stack_dir,
+        kafka_bootstrap=servers.bootstrap,
+        postgres_dsn=servers.dsn.replace(found[0], f":{proxy.port}/"),
+        redis_url=servers.redis_url,
+    )
+    try:
+        with stack(settings) as running:
+            live = LiveStack(running, stack_dir / "journal")
+            job_id = live.submit("without-a-database", 0.1)
+            _until(lambda: "end " in live.journal.read_text(), "the task has run")
+            proxy.serve()
+            _until(lambda: _status(live, job_id) == "succeeded", "the audit view tells it")
+            _until(lambda: _is_ready(running), "the system is whole")
+            live.http.close()
+        assert "once Postgres answers" in (stack_dir / "dev.log").read_text()
+    finally:
+        proxy.close()
+
+
+def _status(live: LiveStack, job_id: str) -> str | None:
+    answer = live.http.get(f"/jobs/{job_id}")
+    return str(answer.json()["status"]) if answer.is_success else None
