@@ -1,4 +1,4 @@
-"""Everything that Foldline needs of Kafka: topics, sending, reading, membership, stored positions.
+"""Everything that Foldline needs of Kafka: topics, sending, reading, membership, positions.
 
 The only file that imports confluent_kafka; decides nothing about what a record means. Results,
 errors and librdkafka's own lines appear inside `poll` (and `flush`, `close`), never on another
@@ -7,7 +7,7 @@ thread. Operating errors are `KafkaUnavailable` and its kin. Settings: `infra.ka
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from time import monotonic
@@ -16,7 +16,6 @@ from typing import Any
 from confluent_kafka import (
     OFFSET_END,
     Consumer,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Producer,
@@ -37,6 +36,7 @@ from schemas.topics import LOG, MAX_RECORD_BYTES, TOPICS, Topic
 
 __all__ = ["KafkaUnavailable", "Message", "OffsetOutOfRange", "OnResult", "Place"]
 
+_AskGroup = Callable[[Consumer], list[TopicPartition]]
 REQUEST_TIMEOUT_S, DELETE_S = 10.0, 2.0  # for questions that are on nobody's hot path
 
 
@@ -108,20 +108,26 @@ def delete_before(bootstrap: str, topic: str, partition: int, offset: int) -> No
 def commit_group(bootstrap: str, group: str, offsets: Mapping[Place, int]) -> None:
     """Store the next offset of each partition under a group that has no members."""
     parts = [TopicPartition(*place, offset) for place, offset in offsets.items()]
-    asked = ConsumerGroupTopicPartitions(group, parts)
-    with _translated(f"cannot store positions of {group}"):
-        answer = _admin(bootstrap).alter_consumer_group_offsets([asked])
-        for part in answer[group].result().topic_partitions:
-            if part.error is not None:
-                raise KafkaException(part.error)
+    _ask_group(bootstrap, group, lambda who: who.commit(offsets=parts, asynchronous=False))
 
 
 def committed(bootstrap: str, group: str, places: Sequence[Place]) -> dict[Place, int]:
     """The stored next offset of each of these partitions, where there is one."""
-    asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*place) for place in places])
-    with _translated(f"cannot read positions of {group}"):
-        found = _admin(bootstrap).list_consumer_group_offsets([asked])[group].result()
-    return {(p.topic, p.partition): p.offset for p in found.topic_partitions if p.offset >= 0}
+    asked = [TopicPartition(*place) for place in places]
+    found = _ask_group(bootstrap, group, lambda who: who.committed(asked, REQUEST_TIMEOUT_S))
+    return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+
+# Never joins. An admin client ends the process if a coordinator is away (librdkafka 3663, 4605).
+_outsider = lru_cache(maxsize=4)(lambda *of: Consumer(kafka_settings.outsider(*of)))
+
+
+def _ask_group(bootstrap: str, group: str, ask: _AskGroup) -> list[TopicPartition]:
+    with _translated(f"positions of {group}"), kafka_port.or_else(_outsider.cache_clear):
+        for part in (parts := ask(_outsider(bootstrap, group))):
+            if part.error is not None:
+                raise KafkaException(part.error)
+    return parts
 
 
 def _leaders(bootstrap: str) -> kafka_port.Leaders:
@@ -340,8 +346,7 @@ class Reader:
     def _take(self, raw: RawMessage) -> Message | None:
         place: Any = (raw.topic(), raw.partition())
         offset: Any = raw.offset()
-        error = raw.error()
-        if error is not None:
+        if (error := raw.error()) is not None:
             self._take_error(place, offset, error)
         elif self._progress.admit(place, offset):
             return kafka_port.message_of(raw)
@@ -357,13 +362,11 @@ class Membership:
 
     def __init__(self, bootstrap: str, group: str, topic: str) -> None:
         self._topic = topic
-        self._assigned: frozenset[int] = frozenset()
-        self._told = self._assigned
+        self._assigned = self._told = frozenset[int]()
         more = {"error_cb": _warn, "on_commit": _warn}
         self._consumer = Consumer(_settings(bootstrap, kafka_settings.membership(group) | more))
-        self._consumer.subscribe(
-            [topic], on_assign=self._gain, on_revoke=self._lose, on_lost=self._lose
-        )
+        lose = self._lose
+        self._consumer.subscribe([topic], on_assign=self._gain, on_revoke=lose, on_lost=lose)
 
     def poll(self, timeout_s: float = 0.0) -> tuple[frozenset[int], bool]:
         """The partitions suggested to us, and whether that changed since the last call.
@@ -371,8 +374,7 @@ class Membership:
         Must be called every few minutes, or the group goes on without us.
         """
         message = self._consumer.poll(timeout_s)
-        error = None if message is None else message.error()
-        if error is not None and not error.retriable():
+        if message is not None and (error := message.error()) and not error.retriable():
             raise KafkaUnavailable(f"membership: {_text(error)}")
         changed, self._told = self._told != self._assigned, self._assigned
         return self._assigned, changed

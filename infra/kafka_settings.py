@@ -85,6 +85,12 @@ def membership(group: str) -> dict[str, Any]:
     }
 
 
+def outsider(bootstrap: str, group: str) -> dict[str, Any]:
+    """Knows a group's name and is no member. Silent: nobody polls for its lines."""
+    quiet = {"enable.auto.commit": False, "enable.auto.offset.store": False, "log_level": 0}
+    return client(bootstrap) | {"group.id": group, "session.timeout.ms": 6_000} | quiet
+
+
 def topic_config(topic: Topic, replication: int = 1) -> dict[str, str]:
     """The broker's settings that the catalogue's entry means."""
     config = {

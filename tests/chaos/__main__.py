@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.chaos.checks import (
     Findings,
     check_agents_journals,
     check_answers,
+    check_crashes,
     check_log,
     check_orphans,
     check_runs,
@@ -179,6 +181,9 @@ def _judge(
     check_runs(runs, sightings, histories, found)
     check_orphans(sightings, alive, world.silences, found)
     check_agents_journals(world.root / "agents", found)
+    logs = [settings.data_dir / "dev.log" for settings in (world.servers, world.parts)]
+    ends = {name: member.ends for name, member in world.fleet.members.items()}
+    check_crashes(logs, ends, found)
     check_answers(states, world.direct.bootstrap, histories, found)
     again = reruns(storm.happenings, runs)
     what = [asdict(one) for one in storm.happenings]
@@ -237,12 +242,18 @@ def _states(world: World) -> dict[str, str]:
     with httpx.Client(base_url=world.api, timeout=60) as http:
         while cursor is not None:
             params = {"limit": str(PAGE)} | ({"cursor": cursor} if cursor else {})
-            answer = http.get("/jobs/", params=params)
-            assert answer.status_code == 200, answer.text
-            body = answer.json()
+            body = wait_until(f"the jobs after {cursor!r}", partial(_page, http, params), 60.0)
+            assert body is not None
             states |= {job["id"]: job["status"] for job in body["jobs"]}
             cursor = body["next_cursor"]
     return states
+
+
+def _page(http: httpx.Client, params: dict[str, str]) -> dict[str, Any] | None:
+    """A page of the list; None while the view says that it cannot answer in time."""
+    answer = http.get("/jobs/", params=params)
+    assert answer.status_code in (200, 503), answer.text
+    return answer.json() if answer.is_success else None
 
 
 def _keep_disks(world: World) -> None:

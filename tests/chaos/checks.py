@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import signal
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +32,7 @@ SLACK_S = 0.75
 CUT_S = 0.011
 """The journal's times are cut to hundredths of a second."""
 SHOWN = 8
+CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
 
 
 @dataclass(slots=True)
@@ -185,6 +188,17 @@ def check_agents_journals(agents: Path, found: Findings) -> None:
             found.orphaned.append(
                 f"{path.parent.name} still holds process {pid} (started at tick {start})"
             )
+
+
+def check_crashes(logs: Iterable[Path], ends: Mapping[str, list[str]], found: Findings) -> None:
+    """Nobody but the storm ends a process by a signal: what else does is a crash in a library."""
+    for log in logs:
+        for name, how in re.findall(r"^  (\S+) +ended by (SIG\w+)", log.read_text(), re.MULTILINE):
+            if how in CRASHES:
+                found.other.append(f"{name} crashed: {how}, see {log.parent}/logs/{name}.log")
+    for name, said in ends.items():
+        codes = {f"ended with {-signal.Signals[how]}" for how in CRASHES}
+        found.other += [f"{name} crashed: {one}" for one in said if one in codes]
 
 
 def _name(key: TaskKey) -> str:
