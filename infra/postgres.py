@@ -197,6 +197,9 @@ def migrate_schema(url: str, schema: str, folder: Path) -> list[str]:
     return names
 
 
+RECONNECT_S = 2.0
+
+
 class ReadPool:
     """A few connections for the readers of one asyncio process; they can only read."""
 
@@ -221,6 +224,8 @@ class ReadPool:
             min_size=1,
             max_size=size,
             timeout=timeout_s,
+            # Attempts back off for ever longer; given up this soon, the next question makes a new one.
+            reconnect_timeout=RECONNECT_S,
             open=False,
             check=AsyncConnectionPool.check_connection,
         )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -23,9 +25,13 @@ from schemas.terms import FailureClass, TaskState
 from stream_processors.domain.rows import all_jobs_digest, job_row
 from tests.cluster import cancel, node, put_queue, uid
 from tests.postgres_server import PostgresServer
+from tests.tcp_proxy import HOST, TcpProxy
 from tests.view_shard import Life, ViewShard, job
 
 pytest_plugins = ["tests.audit_fixtures"]
+AWAY_S = 16.0
+"""An exponential backoff would look again 15 seconds after that."""
+BACK_WITHIN_S = 6.0
 
 
 @pytest.fixture
@@ -330,3 +336,35 @@ def test_an_address_where_nobody_answers_is_an_operating_error() -> None:
     database = Database("postgresql://nobody@127.0.0.1:1/nothing", "public")
     with pytest.raises(DatabaseUnavailable), database.transaction():
         pass
+
+
+def test_readers_find_a_server_again_soon_that_was_away_for_long(url: str) -> None:
+    found = re.search(r":(\d+)/", url)
+    assert found is not None
+    proxy = TcpProxy((HOST, int(found[1])))
+    proxy.refuse()
+    pool = ReadPool(url.replace(found[0], f":{proxy.port}/"), "foldline", timeout_s=0.5)
+
+    async def answers() -> bool:
+        try:
+            return await pool.fetch("SELECT 1 AS one") == [{"one": 1}]
+        except DatabaseUnavailable:
+            return False
+
+    async def ask() -> None:
+        await pool.open()
+        try:
+            away_until = monotonic() + AWAY_S
+            while monotonic() < away_until:
+                assert not await answers()
+            proxy.serve()
+            within = monotonic() + BACK_WITHIN_S
+            while not await answers():
+                assert monotonic() < within, "the server is there and nobody looks"
+        finally:
+            await pool.close()
+
+    try:
+        asyncio.run(ask())
+    finally:
+        proxy.close()
